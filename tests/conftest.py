@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+HOW_TO_GET = {
+    "promtool": "apt-get install prometheus",
+    "prometheus": "apt-get install prometheus",
+    "chromium": "apt-get install chromium",
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine reaches a test."""
+    for variable in list(os.environ):
+        if variable.startswith("TRAINING_EXPORTER_") or variable in {"RANK", "WORLD_SIZE"}:
+            monkeypatch.delenv(variable)
+
+
+@pytest.fixture
+def binary() -> Callable[[str], str]:
+    """Finds a program, or skips the test and says how to get it.
+
+    With REQUIRE_BINARIES=1, as CI has it, a missing program is a failure.
+    """
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            message = f"{name} is not installed; get it with: {HOW_TO_GET[name]}"
+            if os.environ.get("REQUIRE_BINARIES") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        return path
+
+    return find
+
+
+@pytest.fixture
+def logs(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """The exporter's log."""
+    with caplog.at_level("INFO", logger="training_exporter"):
+        yield caplog
