@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the exporter: validated where they are made, from keywords or the environment."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+logger = logging.getLogger("training_exporter")
+
+DEFAULT_PORT = 10400
+ENV_PREFIX = "TRAINING_EXPORTER_"
+PROFILE_NAMES = ("robust", "textbook")
+
+DetectorOptions = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExporterConfig:
+    """How to watch and where to serve.
+
+    Every field can be set by an environment variable of its name in capitals, prefixed with
+    `TRAINING_EXPORTER_`, through `from_environ`.
+
+    Attributes:
+        run: name of the run, the label `run` of every series. Keep it the same over restarts.
+            None takes the integration's own idea of it (Hugging Face: `run_name` or the name of
+            the output folder), else "training".
+        rank: rank of this process, the label `rank`. None takes the launcher's `RANK`, else 0.
+        serve: False keeps the port closed; the metrics are then in `TrainingExporter.registry`.
+        address: address to listen on; the default is all interfaces, as is usual for exporters.
+        port: port to listen on; 0 takes any free one.
+        port_tries: how many ports, from `port` on, to try when one is taken.
+        profile: which detectors: "robust" (tuned on real logs) or "textbook" (published formulas).
+        detectors: options of detectors by kind, such as `{"loss_spike": {"factor": 1.5}}`. In the
+            environment: `loss_spike.factor=1.5,loss_plateau.patience=10`.
+        ema_beta: decay of the averages of loss and gradient norm.
+        max_logged_values: how many other values (logged ones, evaluation metrics) become series;
+            what goes beyond is dropped and counted.
+        strict: raise at start when the server cannot listen, instead of warning and training on.
+
+    Raises:
+        ValueError: a value outside its range; the message names the valid values.
+    """
+
+    run: str | None = None
+    rank: int | None = None
+    serve: bool = True
+    address: str = "0.0.0.0"  # noqa: S104 - the convention of exporters
+    port: int = DEFAULT_PORT
+    port_tries: int = 32
+    profile: str = "robust"
+    detectors: DetectorOptions = field(default_factory=dict)
+    ema_beta: float = 0.99
+    max_logged_values: int = 200
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        _whole("rank", self.rank, 0, 2**31) if self.rank is not None else None
+        _whole("port", self.port, 0, 65535)
+        _whole("port_tries", self.port_tries, 1, 1000)
+        _whole("max_logged_values", self.max_logged_values, 0, 100_000)
+        if self.run is not None and not self.run.strip():
+            raise ValueError("run must be a name that is not empty, or None")
+        if self.profile not in PROFILE_NAMES:
+            valid = ", ".join(PROFILE_NAMES)
+            raise ValueError(f"profile must be one of {valid}, got {self.profile!r}")
+        if not isinstance(self.ema_beta, int | float) or not 0 <= self.ema_beta < 1:
+            raise ValueError(f"ema_beta must be at least 0 and below 1, got {self.ema_beta!r}")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], **settings: Any) -> ExporterConfig:
+        """Settings from `TRAINING_EXPORTER_*` variables; keywords win over them.
+
+        A variable of that prefix which is not known is named in a warning, with the valid ones: it
+        may be a typing error, or be meant for another version, and must not stop a training.
+
+        Raises:
+            ValueError: a value that cannot be read, naming the variable and what it can be.
+            TypeError: an unknown keyword.
+        """
+        readers = {f"{ENV_PREFIX}{name.upper()}": name for name in _READERS}
+        for variable, text in environ.items():
+            if variable in readers:
+                settings.setdefault(readers[variable], _read(variable, readers[variable], text))
+            elif variable.startswith(ENV_PREFIX):
+                logger.warning(
+                    "unknown variable %s; known are %s", variable, ", ".join(sorted(readers))
+                )
+        rank = environ.get("RANK", "")
+        if rank.isdecimal():
+            settings.setdefault("rank", int(rank))
+        return cls(**settings)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
+
+
+def _read(variable: str, name: str, text: str) -> Any:
+    reader, valid = _READERS[name]
+    try:
+        return reader(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{variable} must be {valid}, got {text!r}") from None
+
+
+def _flag(text: str) -> bool:
+    return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+        text.strip().lower()
+    ]
+
+
+def _detector_options(text: str) -> DetectorOptions:
+    """`kind.option=number`, separated by commas."""
+    options: dict[str, dict[str, float]] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, value = item.split("=")
+        kind, option = name.strip().split(".")
+        number = float(value)
+        options.setdefault(kind, {})[option] = int(number) if number.is_integer() else number
+    return options
+
+
+_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "run": (str, "a name"),
+    "rank": (int, "a whole number"),
+    "serve": (_flag, "1, true, yes, 0, false or no"),
+    "address": (str, "an address"),
+    "port": (int, "a whole number"),
+    "port_tries": (int, "a whole number"),
+    "profile": (str, f"one of {', '.join(PROFILE_NAMES)}"),
+    "detectors": (_detector_options, "kind.option=number, separated by commas"),
+    "ema_beta": (float, "a number"),
+    "max_logged_values": (int, "a whole number"),
+    "strict": (_flag, "1, true, yes, 0, false or no"),
+}
+assert {entry.name for entry in fields(ExporterConfig)} == set(_READERS)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The curves of a whole run in a few hundred points, whatever its length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+CAPACITY = 480
+"""Points kept at most: more than a drawing 240 pixels wide can show, few enough to copy."""
+
+
+class Point(NamedTuple):
+    """What stands for one or more steps: the last step and the extreme finite value of each.
+
+    The extreme and not the mean, since a spike is what one looks for in such a curve.
+    """
+
+    step: int
+    loss: float | None
+    grad_norm: float | None
+
+
+class CurveHistory:
+    """Loss and gradient norm over all steps so far.
+
+    Each point stands for `stride` steps. When there are too many, pairs of points are merged and
+    the stride doubles. Written by the training thread alone; `points` may be called from any
+    thread, since copying a list is one step for the interpreter.
+    """
+
+    __slots__ = ("_grad_norm", "_loss", "_pending", "_points", "stride")
+
+    def __init__(self) -> None:
+        self._points: list[Point] = []
+        self.stride = 1
+        self._restart_point()
+
+    def _restart_point(self) -> None:
+        self._pending = 0
+        self._loss: float | None = None
+        self._grad_norm: float | None = None
+
+    def add(self, step: int, loss: float | None, grad_norm: float | None) -> None:
+        """Add one step; non-finite values must be given as None."""
+        if loss is not None and (self._loss is None or loss > self._loss):
+            self._loss = loss
+        if grad_norm is not None and (self._grad_norm is None or grad_norm > self._grad_norm):
+            self._grad_norm = grad_norm
+        self._pending += 1
+        if self._pending >= self.stride:
+            self._close_point(step)
+
+    def _close_point(self, step: int) -> None:
+        self._points.append(Point(step, self._loss, self._grad_norm))
+        self._restart_point()
+        if len(self._points) >= CAPACITY:
+            self._points = [
+                Point(b.step, _larger(a.loss, b.loss), _larger(a.grad_norm, b.grad_norm))
+                for a, b in zip(self._points[::2], self._points[1::2], strict=True)
+            ]
+            self.stride *= 2
+
+    def points(self) -> list[Point]:
+        """A copy of the points, oldest first."""
+        return self._points.copy()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"stride": self.stride, "points": [list(point) for point in self._points]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over saved points; anything missing starts afresh."""
+        points = [Point(*point) for point in state.get("points", ())]
+        self._points = points if len(points) < CAPACITY else []
+        self.stride = max(1, int(state.get("stride", 1)))
+        self._restart_point()
+
+
+def _larger(a: float | None, b: float | None) -> float | None:
+    if a is None:
+        return b
+    return a if b is None or a >= b else b

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a run after one step, as everything that shows it sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from training_exporter.history import CurveHistory
+from training_exporter.signals import Evaluation, StepSignals
+
+
+class Anomaly(NamedTuple):
+    """The beginning of an anomaly."""
+
+    kind: str
+    step: int
+    timestamp: float
+    value: float
+    threshold: float
+
+
+class AnomalyStatus(NamedTuple):
+    """What a detector has found so far. The last three are None until it has found something."""
+
+    kind: str
+    ready: bool
+    active: bool
+    total: int
+    last_step: int | None
+    last_value: float | None
+    last_threshold: float | None
+
+
+class Totals(NamedTuple):
+    """Sums since the start of the run; floats, because counters are."""
+
+    steps: float = 0
+    tokens: float = 0.0
+    samples: float = 0.0
+    data_wait_seconds: float = 0.0
+    clipped_steps: float = 0
+    skipped_steps: float = 0
+    non_finite_losses: float = 0
+    non_finite_grad_norms: float = 0
+    step_seconds: float = 0.0
+
+
+class Snapshot(NamedTuple):
+    """Everything known about the run after one step. Immutable, but for `history`, which only
+    grows and gives out copies.
+
+    Attributes:
+        signals: the last step, None before the first.
+        loss_ema, grad_norm_ema: averages of the finite values, None before the first of them.
+        totals: sums since the start.
+        since: the totals some steps ago; the difference to `totals` gives the recent rates.
+        step_buckets: number of steps by duration, one more than STEP_DURATION_BUCKETS has bounds.
+        anomalies: one status per detector.
+        recent: the last anomalies, oldest first.
+        evaluations: the last evaluation of each data set.
+    """
+
+    signals: StepSignals | None
+    loss_ema: float | None
+    grad_norm_ema: float | None
+    totals: Totals
+    since: Totals
+    step_buckets: tuple[int, ...]
+    anomalies: tuple[AnomalyStatus, ...]
+    recent: tuple[Anomaly, ...]
+    evaluations: Mapping[str, Evaluation]
+    history: CurveHistory
+
+    @property
+    def pace_seconds(self) -> float | None:
+        """Recent wall time from step to step, pauses apart."""
+        return _ratio(self._recent_seconds, self.totals.steps - self.since.steps)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Recent throughput of this process, None when tokens are not counted."""
+        return _ratio(self.totals.tokens - self.since.tokens, self._recent_seconds)
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Recent throughput of this process, None when rows are not counted."""
+        return _ratio(self.totals.samples - self.since.samples, self._recent_seconds)
+
+    @property
+    def clip_ratio(self) -> float | None:
+        """Share of recent steps that were clipped, None where no threshold is known."""
+        if self.signals is None or self.signals.clip_threshold is None:
+            return None
+        clipped = self.totals.clipped_steps - self.since.clipped_steps
+        return clipped / max(1, self.totals.steps - self.since.steps)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Time to the planned last step at the present pace."""
+        pace = self.pace_seconds
+        if self.signals is None or self.signals.max_steps is None or pace is None:
+            return None
+        return max(0, self.signals.max_steps - self.signals.step) * pace
+
+    @property
+    def _recent_seconds(self) -> float:
+        now, then = self.totals, self.since
+        return (now.step_seconds + now.data_wait_seconds) - (
+            then.step_seconds + then.data_wait_seconds
+        )
+
+
+def _ratio(amount: float, per: float) -> float | None:
+    return amount / per if amount > 0 and per > 0 else None

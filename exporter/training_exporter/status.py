@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known about a run beside its steps, and about the exporter itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from types import MappingProxyType
+from typing import NamedTuple
+
+from training_exporter.catalog import (
+    ERROR_PLACES,
+    OBSERVE_PHASE,
+    PAUSES,
+    SCRAPE_PHASE,
+    STARTING,
+    STEP_PHASE,
+)
+
+_EMPTY: Mapping[str, str] = MappingProxyType({})
+_NO_VALUES: Mapping[str, float] = MappingProxyType({})
+
+
+class RunStatus(NamedTuple):
+    """Everything about a run that its steps do not say. Immutable; replaced as a whole.
+
+    Attributes:
+        run: name of the run, stable over restarts.
+        rank: rank of this process in it.
+        state: one of catalog.RUN_STATES.
+        info: labels of `training_run_info`.
+        failure: class of the exception that ended the run, None while none did.
+        logged: the last value of each number the trainer logged.
+        nan_filter: whether the trainer's own log hides NaN and Inf; None when that is not known.
+        pauses: seconds spent by activity, one of catalog.PAUSES.
+        profile: name of the detector profile.
+    """
+
+    run: str
+    rank: int
+    state: str = STARTING
+    info: Mapping[str, str] = _EMPTY
+    failure: str | None = None
+    logged: Mapping[str, float] = _NO_VALUES
+    nan_filter: bool | None = None
+    pauses: Mapping[str, float] = MappingProxyType(dict.fromkeys(PAUSES, 0.0))
+    profile: str = ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of every series."""
+        return {"run": self.run, "rank": str(self.rank)}
+
+
+class ExporterHealth:
+    """Counters of the exporter's own trouble and cost.
+
+    Errors and scrapes come from several threads and take a lock. The seconds on the training thread
+    are added by that thread alone, on each step, and take none.
+
+    Attributes:
+        step_seconds: hooks and device rows, on the training thread.
+        observe_seconds: averages and detectors, on the training thread.
+        scrape_seconds: drawing pages, on the server's threads.
+    """
+
+    __slots__ = (
+        "_lock",
+        "dropped_observations",
+        "dropped_series",
+        "errors",
+        "observe_seconds",
+        "scrape_seconds",
+        "step_seconds",
+    )
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.errors = dict.fromkeys(ERROR_PLACES, 0)
+        self.step_seconds = 0.0
+        self.observe_seconds = 0.0
+        self.scrape_seconds = 0.0
+        self.dropped_observations = 0
+        self.dropped_series = 0
+
+    def count_error(self, where: str) -> int:
+        """Count an error at one of catalog.ERROR_PLACES, and return how many there were."""
+        with self._lock:
+            self.errors[where] += 1
+            return self.errors[where]
+
+    def add_scrape(self, seconds: float) -> None:
+        """Count the time that a page took."""
+        with self._lock:
+            self.scrape_seconds += seconds
+
+    @property
+    def overhead_seconds(self) -> dict[str, float]:
+        """Seconds by phase, one of catalog.PHASES."""
+        return {
+            STEP_PHASE: self.step_seconds,
+            OBSERVE_PHASE: self.observe_seconds,
+            SCRAPE_PHASE: self.scrape_seconds,
+        }

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from training_exporter import ExporterConfig
+
+
+def test_defaults_are_valid() -> None:
+    """The exporter works without any setting."""
+    config = ExporterConfig()
+
+    assert (config.port, config.address, config.profile) == (10400, "0.0.0.0", "robust")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "valid"),
+    [
+        ("port", 70_000, "0 to 65535"),
+        ("port", "10400", "0 to 65535"),
+        ("port_tries", 0, "1 to 1000"),
+        ("rank", -1, "0 to"),
+        ("profile", "fancy", "robust, textbook"),
+        ("ema_beta", 1.5, "at least 0 and below 1"),
+        ("ema_beta", 1, "at least 0 and below 1"),
+        ("ema_beta", float("nan"), "at least 0 and below 1"),
+        ("run", "  ", "not empty"),
+        ("max_logged_values", True, "0 to 100000"),
+    ],
+)
+def test_nonsense_is_refused_with_the_valid_values(setting: str, value: Any, valid: str) -> None:
+    """The message says what would have been right, and what was given."""
+    with pytest.raises(ValueError, match=setting) as caught:
+        ExporterConfig(**{setting: value})
+
+    assert valid in str(caught.value)
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    """Each field has a variable of its name."""
+    config = ExporterConfig.from_environ(
+        {
+            "TRAINING_EXPORTER_RUN": "night",
+            "TRAINING_EXPORTER_RANK": "3",
+            "TRAINING_EXPORTER_SERVE": "no",
+            "TRAINING_EXPORTER_ADDRESS": "127.0.0.1",
+            "TRAINING_EXPORTER_PORT": "9000",
+            "TRAINING_EXPORTER_PORT_TRIES": "5",
+            "TRAINING_EXPORTER_PROFILE": "textbook",
+            "TRAINING_EXPORTER_DETECTORS": "loss_spike.gamma=1.5, loss_plateau.patience=7",
+            "TRAINING_EXPORTER_EMA_BETA": "0.9",
+            "TRAINING_EXPORTER_MAX_LOGGED_VALUES": "10",
+            "TRAINING_EXPORTER_STRICT": "1",
+        }
+    )
+
+    assert config == ExporterConfig(
+        run="night", rank=3, serve=False, address="127.0.0.1", port=9000, port_tries=5,
+        profile="textbook", detectors={"loss_spike": {"gamma": 1.5}, "loss_plateau": {"patience": 7}},
+        ema_beta=0.9, max_logged_values=10, strict=True,
+    )  # fmt: skip
+
+
+def test_keywords_win_over_the_environment() -> None:
+    """What the script says is meant."""
+    config = ExporterConfig.from_environ({"TRAINING_EXPORTER_PORT": "9000"}, port=9001)
+
+    assert config.port == 9001
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "valid"),
+    [
+        ("TRAINING_EXPORTER_PORT", "ten", "a whole number"),
+        ("TRAINING_EXPORTER_SERVE", "maybe", "1, true, yes"),
+        ("TRAINING_EXPORTER_DETECTORS", "loss_spike=2", "kind.option=number"),
+        ("TRAINING_EXPORTER_DETECTORS", "loss_spike.gamma=high", "kind.option=number"),
+    ],
+)
+def test_unreadable_variables_are_named(variable: str, text: str, valid: str) -> None:
+    """The message names the variable, not a field the user never wrote."""
+    with pytest.raises(ValueError, match=variable) as caught:
+        ExporterConfig.from_environ({variable: text})
+
+    assert valid in str(caught.value)
+
+
+def test_an_unknown_variable_is_warned_about(logs: pytest.LogCaptureFixture) -> None:
+    """A typing error is named with the valid names, and does not stop the training."""
+    ExporterConfig.from_environ({"TRAINING_EXPORTER_PROT": "1"})
+
+    assert "TRAINING_EXPORTER_PROT" in logs.text
+    assert "TRAINING_EXPORTER_PORT," in logs.text
+
+
+@pytest.mark.parametrize(("value", "rank"), [("2", 2), ("", None), ("two", None)])
+def test_the_launcher_tells_the_rank(value: str, rank: int | None) -> None:
+    """RANK is taken when it is a number, and ignored when it is none."""
+    assert ExporterConfig.from_environ({"RANK": value}).rank == rank
+
+
+def test_config_cannot_be_changed() -> None:
+    """What was validated stays valid."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ExporterConfig().port = 1  # type: ignore[misc]
