@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole metrics page of a scripted run: what the tools of others say of it, and its text."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as classic_families
+
+from training_exporter.catalog import CATALOG, COMMON_LABELS, LOSS_SPIKE, NON_FINITE
+from training_exporter.collectors.guard import GuardedCollectors
+from training_exporter.collectors.own import OwnCollector
+from training_exporter.collectors.training import TrainingCollector
+from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
+from training_exporter.monitor import TrainingMonitor
+from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.status import ExporterHealth, RunStatus
+from training_exporter.web.exposition import render
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.prom"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+LOSSES = [4.0, 3.5, 3.25, 3.0, 9.5, 2.75, nan, 2.5, inf, 2.25]
+
+
+class Above:
+    """The simplest of detectors, whose findings do not change with the real ones."""
+
+    def __init__(self, kind: str, threshold: float) -> None:
+        self.kind = kind
+        self._threshold = threshold
+        self._seen = 0
+
+    def observe(self, signals: StepSignals) -> Verdict:
+        self._seen += 1
+        if self._seen < 3:
+            return WARMING_UP
+        if signals.loss is not None and signals.loss > self._threshold:
+            return Finding(signals.loss, self._threshold)
+        return HEALTHY
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+def scripted_monitor() -> TrainingMonitor:
+    """Ten steps with a spike, a NaN and an infinity in them, and an evaluation."""
+    monitor = TrainingMonitor([Above(LOSS_SPIKE, 5.0), Above(NON_FINITE, 1e9)])
+    for step, loss in enumerate(LOSSES, 1):
+        monitor.observe(
+            StepSignals(
+                step=step,
+                timestamp=1_700_000_000.0 + step,
+                loss=loss,
+                grad_norm=0.25 * step,
+                clip_threshold=1.0,
+                learning_rates={"decay": 3e-4, 'say "no"\\': 1e-5},
+                loss_scale=65536.0 / (1 + (step > 6)),
+                epoch=step / 8,
+                max_steps=100,
+                tokens=4096,
+                samples=8,
+                step_seconds=0.125 * step,
+                data_wait_seconds=0.0625,
+                memory_allocated_bytes=3e9,
+            )
+        )
+    monitor.observe_evaluation(
+        Evaluation(10, 1_700_000_011.0, "wiki\ntext", 2.5, {"accuracy": 0.5, "perplexity": nan})
+    )
+    return monitor
+
+
+def scripted_registry() -> CollectorRegistry:
+    monitor, health = scripted_monitor(), ExporterHealth()
+    status = RunStatus(
+        run='tiny "run"',
+        rank=1,
+        state="running",
+        info={"framework": "torch", "model": "GPT", "host": "node-1", "world_size": "2"},
+        logged={"rewards/chosen": 0.75, "kl": -1e-3},
+        nan_filter=True,
+        profile="robust",
+    )
+    health.count_error("step")
+    collectors = {
+        "training": TrainingCollector(lambda: status, lambda: monitor.snapshot),
+        "exporter": OwnCollector(lambda: status.labels, health),
+    }
+    registry = CollectorRegistry()
+    registry.register(GuardedCollectors(collectors, lambda: status.labels, lambda: None))
+    return registry
+
+
+@pytest.fixture
+def classic() -> str:
+    """The page as Prometheus 2 and people see it."""
+    return render(scripted_registry(), "")[0].decode()
+
+
+@pytest.fixture
+def openmetrics() -> str:
+    """The page as Prometheus prefers it."""
+    return render(scripted_registry(), OPENMETRICS)[0].decode()
+
+
+def test_promtool_finds_nothing(classic: str, binary: Callable[[str], str]) -> None:
+    """`promtool check metrics`, the linter of Prometheus, is content."""
+    check = subprocess.run(
+        [binary("promtool"), "check", "metrics"],
+        input=classic.encode(), capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
+
+
+def test_the_strict_parser_accepts_it(openmetrics: str) -> None:
+    """prometheus_client's OpenMetrics parser, stricter than Prometheus, reads every family."""
+    families = {family.name: family for family in text_string_to_metric_families(openmetrics)}
+    assert families["training_anomalies"].type == "counter"
+    assert families["training_step_duration_seconds"].type == "histogram"
+
+
+def test_every_metric_of_the_catalogue_is_there(classic: str) -> None:
+    """A run that knows everything shows everything, each series with the common labels."""
+    families = list(classic_families(classic))
+    samples = [sample for family in families for sample in family.samples]
+    shown = {re.sub(r"_(bucket|sum|count)$", "", sample.name) for sample in samples}
+    assert shown == set(CATALOG)
+    assert all(set(COMMON_LABELS) <= set(sample.labels) for sample in samples)
+
+
+def test_both_formats_say_the_same(classic: str, openmetrics: str) -> None:
+    """The formats differ in their headers, not in a single series."""
+
+    def series(page: str) -> list[str]:
+        return [line for line in comparable(page).splitlines() if not line.startswith("#")]
+
+    assert series(classic) == series(openmetrics)
+
+
+def comparable(page: str) -> str:
+    """The page without what differs from machine to machine, down to the last bits of a sum."""
+    page = re.sub(r" (\d\.\d{12,})$", lambda number: f" {float(number[1]):.12g}", page, flags=re.M)
+    page = re.sub(r'(version=")[^"]*"', r'\1X"', page)
+    return re.sub(r"(_collector_duration_seconds\{.*\}) \S+", r"\1 0", page)
+
+
+def test_golden_page(classic: str) -> None:
+    """The page is the one under review in tests/golden; a change of it is a change users see.
+
+    To accept a change: UPDATE_GOLDEN=1 pytest tests/contract/test_exposition_page.py
+    """
+    page = comparable(classic)
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        GOLDEN.write_text(page, encoding="utf-8")
+    assert page == GOLDEN.read_text(encoding="utf-8")

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: RUF001 - the signs of good typography are what is tested
+"""What a person sees of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from html.parser import HTMLParser
+from math import inf, nan
+
+import pytest
+
+from training_exporter.catalog import ANOMALY_KINDS, FINAL_STATES, RUN_STATES
+from training_exporter.history import CurveHistory
+from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, Totals
+from training_exporter.status import RunStatus
+from training_exporter.web.curves import Curve, Mark, draw
+from training_exporter.web.landing_page import render
+from training_exporter.web.wording import ago, count, duration, number, share
+
+NOW = 2_000.0
+STATUS = RunStatus("tiny", 3, "running", {"model": "GPT"}, profile="robust")
+
+
+def snapshot(
+    losses: Iterable[float] = (3.0, 2.0), *, recent: tuple[Anomaly, ...] = (), active: bool = False
+) -> Snapshot:
+    """A run with these losses, one step a second, the last of them at NOW."""
+    history, signals = CurveHistory(), None
+    losses = list(losses)
+    for step, loss in enumerate(losses, 1):
+        history.add(step, loss if abs(loss) < inf else None, 1.0 / step)
+        signals = StepSignals(
+            step, NOW - len(losses) + step, loss, 0.5, 1.0, {"all": 3e-4}, max_steps=100,
+            tokens=10, step_seconds=1.0,
+        )  # fmt: skip
+    statuses = tuple(
+        AnomalyStatus(kind, ready, active, int(active), None, None, None)
+        for kind, ready in (("loss_spike", True), ("eval_gap", False), ("mine", True))
+    )
+    totals = Totals(steps=len(losses), tokens=10.0 * len(losses), step_seconds=len(losses))
+    return Snapshot(
+        signals, 2.5, 0.6, totals, Totals(), (), statuses, recent,
+        {"wiki": Evaluation(2, NOW - 200, "wiki", 2.25)}, history,
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Text and tags of a page; every tag that is opened must be closed."""
+
+    VOID = frozenset({"meta", "link", "path", "line", "circle"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += f"{data} "
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.attributes if name == tag]
+
+
+def page(status: RunStatus = STATUS, of: Snapshot | None = None, now: float = NOW) -> Page:
+    return Page(render(status, of or snapshot(), now=now))
+
+
+def test_the_run_at_a_glance() -> None:
+    """Name, rank, state, step, time left, values, averages, rates and the last evaluation."""
+    text = re.sub(r"\s+", " ", page().text)
+    for words in (
+        "tiny", "rank 3 · GPT · last step just now", "running", "Step 2 of 100 2.0 %", "98 s",
+        "Loss 2 EMA 2.5", "Gradient norm 0.5 EMA 0.6 · clip 1", "Tokens / s 10", "Step time 1 s",
+        "Learning rate 0.0003", "2.25 wiki, step 2, 3 min ago", "robust",
+    ):  # fmt: skip
+        assert re.sub(r"\s+", " ", words) in text.replace("1 min 38 s", "98 s")
+
+
+def test_before_the_first_step() -> None:
+    """Nothing is known yet, and nothing is made up."""
+    before = snapshot([])._replace(loss_ema=None, grad_norm_ema=None, evaluations={})
+    shown = page(of=before)
+    assert "Before the first step" in shown.text
+    assert "no step yet" in shown.text
+    assert len([1 for span in shown.all("span") if span.get("aria-label") == "unknown"]) == 6
+
+
+def test_nan_stands_out() -> None:
+    """A NaN loss is shown as one, in red, while its average goes on."""
+    html = render(STATUS, snapshot([3.0, 2.0, nan]), now=NOW)
+    assert '<span class="nan">NaN</span>' in html
+    assert "EMA 2.5" in html
+
+
+@pytest.mark.parametrize("state", RUN_STATES)
+def test_states(state: str) -> None:
+    """Every state is named; the page of a run that is over stays as it is."""
+    shown = page(STATUS._replace(state=state))
+    assert state in shown.text
+    refreshes = any(meta.get("http-equiv") == "refresh" for meta in shown.all("meta"))
+    assert refreshes == (state not in FINAL_STATES)
+    assert (" left" in shown.text) == (state not in FINAL_STATES)
+
+
+def test_crash() -> None:
+    """A crash comes with its class."""
+    assert (
+        "crashed · OutOfMemoryError"
+        in page(STATUS._replace(state="crashed", failure="OutOfMemoryError")).text
+    )
+
+
+def test_a_stalled_run_stands_out() -> None:
+    """A running run whose last step is long ago is marked, one that evaluates is not."""
+    stale = '<strong class="bad">last step'
+    assert stale in render(STATUS, snapshot(), now=NOW + 100)
+    assert stale not in render(STATUS, snapshot(), now=NOW + 30)
+    assert stale not in render(STATUS._replace(state="evaluating"), snapshot(), now=NOW + 100)
+
+
+def test_anomalies() -> None:
+    """Each anomaly says what it means, is drawn where it happened, and alarms while active."""
+    recent = (
+        Anomaly("loss_spike", 1, NOW - 130, 8.5, 4.0),
+        Anomaly("mine", 2, NOW - 5, nan, 1.0),
+    )
+    shown = page(of=snapshot(recent=recent, active=True))
+    assert ANOMALY_KINDS["loss_spike"] in shown.text
+    assert "found by a detector of your own" in shown.text
+    assert "8.5" in shown.text
+    assert f"{ago(NOW - 130, NOW)}" in shown.text
+    marks = [g for g in shown.all("g") if g.get("class") == "mark"]
+    assert len(marks) == 3, "the spike on the loss, the unknown kind on both"
+    assert "▲ active" in shown.text
+    assert any(p.get("class") == "alarm" for p in shown.all("p"))
+
+
+def test_detectors() -> None:
+    """A detector is ready or still warming up."""
+    text = page().text
+    assert text.count("● ready") == 2
+    assert text.count("◌ warming up") == 1
+
+
+def test_everything_is_escaped() -> None:
+    """Names from users cannot become markup, wherever they are shown."""
+    evil = "<script>alert('x')</script>\"&"
+    status = STATUS._replace(run=evil, failure=evil, state=evil, info={"model": evil}, profile=evil)
+    run = snapshot()
+    assert run.signals is not None
+    run = run._replace(
+        signals=replace(run.signals, learning_rates={evil: 1.0, "other": 2.0}),
+        anomalies=(AnomalyStatus(evil, True, True, 1, 1, 1.0, 1.0),),
+        recent=(Anomaly(evil, 1, NOW, 1.0, 1.0),),
+        evaluations={evil: Evaluation(1, NOW, evil, 1.0)},
+    )
+    shown = page(status, run)
+    assert shown.all("script") == []
+    assert shown.text.count("<script>") == 14
+
+
+def test_nothing_comes_from_elsewhere() -> None:
+    """The page loads nothing: no script, and no address but links and its own icon."""
+    shown = page()
+    assert shown.all("script") == []
+    assert all((link["href"] or "").startswith("data:") for link in shown.all("link"))
+    assert "url(" not in render(STATUS, snapshot())
+    assert {a["href"] for a in shown.all("a")} >= {"/metrics", "/-/healthy"}
+
+
+def test_accessible() -> None:
+    """Drawings have a title and a description, table headers a scope, the page a language."""
+    shown = page(of=snapshot(recent=(Anomaly("restart", 1, NOW, 1.0, 1.0),)))
+    assert shown.all("html") == [{"lang": "en"}]
+    described = {
+        name for svg in shown.all("svg") for name in (svg.get("aria-labelledby") or "").split()
+    }
+    ids = {tag.get("id") for kind in ("title", "desc") for tag in shown.all(kind)}
+    assert described == {"loss-title", "loss-desc", "gradients-title", "gradients-desc"} <= ids
+    assert len(shown.all("table")) == 2
+    assert all(th.get("scope") for th in shown.all("th"))
+    assert any(meta.get("name") == "viewport" for meta in shown.all("meta"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [], [1.0], [None, None], [1.0, None], [0.0, 0.0], [5.0, 5.0], [-3.0, 2.0], [1e300, 1e-300],
+        [-1e308, 1e308], [1e-320, 1e-319], [0.0, 1e9], [1e15, 1e15 + 1], [3.0, None, 2.0],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("log_scale", [True, False])
+def test_curves_of_odd_values(values: list[float | None], log_scale: bool) -> None:
+    """Whatever the values, the drawing is sound and its numbers are numbers."""
+    drawn = draw(Curve("k", "T", list(enumerate(values, 1)), [Mark(2, "m")], log_scale))
+    Page(drawn)
+    assert not re.search(r"(nan|inf)(?!ite)", drawn)
+    assert len(re.findall('class="grid"', drawn)) <= 7
+
+
+def test_a_gap_breaks_the_line() -> None:
+    """Steps without a value, and steps that go back, are not joined by a line."""
+    points = [(1, 1.0), (2, 2.0), (3, None), (4, 2.0), (2, 1.0), (5, 3.0)]
+    path = re.search(r' d="([^"]*)"', draw(Curve("k", "T", points)))
+    assert path is not None
+    assert path[1].count("M") == 3
+
+
+def test_a_steep_positive_curve_gets_a_log_scale() -> None:
+    """One spike does not flatten a whole curve; a curve of either sign has no logarithm."""
+    spiky = [(step, 2.0) for step in range(50)] + [(50, 500.0)]
+    assert "log scale" in draw(Curve("k", "T", spiky))
+    assert "log scale" not in draw(Curve("k", "T", [(0, -1.0), *spiky[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"),
+    [
+        (number(None), "–"), (number(nan), "NaN"), (number(inf), "+Inf"), (number(-inf), "−Inf"),
+        (number(0.000312345), "0.0003123"), (number(3e-5), "3e−5"), (number(-1234.5), "−1234"),
+        (number(123456.7), "123,457"), (number(1e12), "1e12"), (count(None), "–"),
+        (count(9_999_999), "9,999,999"), (count(12_345_678), "12.3 M"), (share(1, 3), "33.3 %"),
+        (share(99_999, 100_000), "99.9 %"), (share(5, 5), "100.0 %"), (duration(None), "–"),
+        (duration(inf), "–"), (duration(0.0123), "12.3 ms"), (duration(12.34), "12.3 s"),
+        (duration(60), "1 min 0 s"), (duration(3 * 3600 + 125), "3 h 2 min"),
+        (duration(2.5 * 86400), "2 d 12 h"), (ago(10, 5), "just now"), (ago(0, 7300), "2 h ago"),
+    ],
+)  # fmt: skip
+def test_wording(shown: str, wanted: str) -> None:
+    """Numbers and times read as a person would say them."""
+    assert shown.replace("\N{NARROW NO-BREAK SPACE}", " ") == wanted
