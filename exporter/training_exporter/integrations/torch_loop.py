@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training loop written by hand: what it says about its steps becomes StepSignals.
+
+torch is imported only where a torch function is called, so that a loop of plain numbers needs none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from math import isfinite
+from numbers import Real
+from operator import index
+from typing import TYPE_CHECKING, Any, Protocol
+
+from training_exporter import catalog
+from training_exporter.boundary import StepBoundary
+from training_exporter.device.memory import allocated_bytes
+from training_exporter.device.recorder import StepRecorder
+from training_exporter.integrations.optimizer import learning_rates
+from training_exporter.integrations.optimizer import loss_scale as scale_of
+from training_exporter.signals import StepSignals
+from training_exporter.timing import StepTimer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    Parameters = Tensor | Iterable[Tensor]
+
+
+class Watcher(Protocol):
+    """What a loop needs of the exporter."""
+
+    boundary: StepBoundary
+
+    def observe(self, signals: StepSignals, /) -> object: ...
+
+    def count_dropped(self, n: int, /) -> object: ...
+
+
+class TorchLoop:
+    """Records the steps of a hand-written loop and hands them on as soon as they are on the host.
+
+    Call `step` once per optimiser step, after it. Everything recorded since the previous call
+    belongs to that step. On a GPU a step reaches the exporter one or more calls later. All methods
+    belong to the training thread. What they raise is for the caller's error boundary; a step counts
+    even when one of its values could not be recorded.
+
+    Args:
+        exporter: takes the finished steps.
+        timer: knows how long the steps took; a pause or a wait is told to it, not to this.
+        wall_clock: Unix seconds.
+        recorder: turns values into signals.
+    """
+
+    def __init__(
+        self,
+        exporter: Watcher,
+        *,
+        timer: StepTimer | None = None,
+        wall_clock: Callable[[], float] = time.time,
+        recorder: StepRecorder | None = None,
+    ) -> None:
+        self._exporter = exporter
+        self._timer = timer or StepTimer()
+        self._wall_clock = wall_clock
+        self._recorder = recorder or StepRecorder()
+        self._step = 0
+        self._dropped = 0
+        self._clip_threshold: float | None = None
+        self._norm_seen = False
+
+    def step(
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        grad_norm: Tensor | float | None = None,
+        learning_rate: Any = None,
+        tokens: Tensor | float | None = None,
+        samples: Tensor | float | None = None,
+        epoch: float | None = None,
+        step: int | None = None,
+        max_steps: int | None = None,
+        loss_scale: Any = None,
+        skipped: bool | None = None,
+        data_wait_seconds: float | None = None,
+        clip_threshold: float | None = None,
+    ) -> None:
+        """Close an optimiser step. Whatever is not known is left out.
+
+        Args:
+            loss: loss of the step, added to that of its micro-batches.
+            grad_norm: global L2 norm before clipping, unscaled. It goes before what
+                `clip_grad_norm_` or `observe_gradients` saw.
+            learning_rate: a rate, rates by group, an optimiser or a scheduler. The last two are
+                read now: call this before the scheduler moves on.
+            tokens: tokens of the step, added to those of its micro-batches.
+            samples: rows of data of the step, added to those of its micro-batches.
+            epoch: position in the data, in epochs.
+            step: number of the step; one more than the last when not given, from 1 on.
+            max_steps: step at which the run is planned to end.
+            loss_scale: the scale, or the gradient scaler itself, which is read without waiting.
+            skipped: True when the optimiser left the weights alone.
+            data_wait_seconds: time this step waited for data; goes before what the timer knows.
+            clip_threshold: norm above which gradients are clipped; goes before that of
+                `clip_grad_norm_`.
+
+        Raises:
+            TypeError: a value is neither a number nor, where one is allowed, a tensor.
+            ValueError: a tensor has more than one element.
+            In both cases the step is handed on with what was recorded until then.
+        """
+        self._step += 1
+        fields: dict[str, Any] = {}
+        try:
+            fields.update(self._timed(data_wait_seconds))
+            if step is not None:
+                self._step = index(step)
+            _on_host(data_wait_seconds)
+            fields["clip_threshold"] = _on_host(clip_threshold, self._clip_threshold)
+            fields["epoch"] = _on_host(epoch)
+            fields["max_steps"] = _on_host(max_steps)
+            fields["skipped"] = _on_host(skipped)
+            self.add_micro_batch(loss=loss, tokens=tokens, samples=samples)
+            self._recorder.set_grad_norm(grad_norm)
+            self._recorder.set_loss_scale(scale_of(loss_scale))
+            for group, rate in learning_rates(learning_rate):
+                self._recorder.set_learning_rate(group, rate)
+        finally:
+            self._close(fields)
+
+    def add_micro_batch(
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        tokens: Tensor | float | None = None,
+        samples: Tensor | float | None = None,
+    ) -> None:
+        """Add a micro-batch to the step that `step` will close (gradient accumulation).
+
+        The loss is summed: give it the way it went into `backward`, divided by the number of
+        micro-batches if that is what the loop does.
+        """
+        self._recorder.add_loss(loss)
+        self._recorder.add_tokens(tokens)
+        self._recorder.add_samples(samples)
+
+    def clip_grad_norm_(
+        self,
+        parameters: Parameters,
+        max_norm: float,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,
+        foreach: bool | None = None,
+    ) -> Tensor:
+        """`torch.nn.utils.clip_grad_norm_`, whose total norm and threshold are recorded.
+
+        Raises only what torch raises, since the training goes on with what it returns: a failure to
+        record stops at the exporter's boundary right here. With another norm than the L2 norm
+        nothing is recorded. Under mixed precision, unscale the gradients first, as for torch's own
+        function.
+        """
+        from torch.nn.utils import clip_grad_norm_
+
+        total = clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._clipped(total, max_norm, norm_type)
+        return total
+
+    def observe_gradients(self, model_or_parameters: nn.Module | Parameters) -> None:
+        """Record the global norm of the gradients. To be called before they are clipped.
+
+        The first norm of a step counts, so it does no harm next to `clip_grad_norm_`.
+
+        Args:
+            model_or_parameters: a model, a parameter or parameters; an iterator is used up.
+        """
+        if self._norm_seen:
+            return
+        from training_exporter.device.gradients import global_norm
+
+        given: Any = model_or_parameters
+        self._see_norm(global_norm(given.parameters() if hasattr(given, "parameters") else given))
+
+    def discard(self) -> None:
+        """Forget what was recorded since the last `step`, for a step that is given up."""
+        self._recorder.discard()
+        self._start_afresh()
+
+    def finish(self, *, wait: bool = True) -> None:
+        """Hand on the outstanding steps, at the end of training.
+
+        Args:
+            wait: for the device to finish them. After a failure or an interrupt better not: a
+                device that hangs would keep the process from ending.
+        """
+        self._hand_on(self._recorder.flush() if wait else self._recorder.completed())
+
+    def _timed(self, waited: float | None) -> dict[str, Any]:
+        given = waited if isinstance(waited, Real) else None  # the lap ends whatever was given
+        step_seconds, data_wait_seconds = self._timer.lap(given)
+        return {
+            "step_seconds": step_seconds,
+            "data_wait_seconds": data_wait_seconds,
+            "memory_allocated_bytes": allocated_bytes(),
+        }
+
+    def _clipped(self, total: Tensor, max_norm: float, norm_type: float) -> None:
+        if float(norm_type) != 2.0:
+            return
+        if isinstance(max_norm, float | int) and isfinite(max_norm):  # inf: for the norm alone
+            self._clip_threshold = float(max_norm)
+        if not self._norm_seen:
+            self._see_norm(total)
+
+    def _see_norm(self, norm: Tensor | None) -> None:
+        self._recorder.set_grad_norm(norm)
+        self._norm_seen = norm is not None
+
+    def _hand_on(self, completed: list[StepSignals]) -> None:
+        dropped = self._recorder.dropped - self._dropped
+        if dropped:
+            self._dropped += dropped
+            self._exporter.count_dropped(dropped)
+        for signals in completed:
+            self._exporter.observe(signals)
+
+    def _close(self, fields: dict[str, Any]) -> None:
+        self._start_afresh()
+        self._recorder.finish(step=self._step, timestamp=self._wall_clock(), **fields)
+        self._hand_on(self._recorder.completed())
+
+    def _start_afresh(self) -> None:
+        self._clip_threshold = None
+        self._norm_seen = False
+
+
+def _on_host(value: float | None, otherwise: float | None = None) -> float | None:
+    """A value that has no way through the device rows and must be a number already."""
+    if value is None:
+        return otherwise
+    if not isinstance(value, Real):
+        raise TypeError(f"expected a number, got {type(value).__name__}")
+    return value
