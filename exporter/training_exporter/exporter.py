@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`TrainingExporter`: the parts put together, and the face that users and integrations see."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from time import perf_counter, time
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import WeakSet
+
+from training_exporter import catalog
+from training_exporter.boundary import StepBoundary
+from training_exporter.config import DetectorOptions, ExporterConfig
+from training_exporter.detectors import build_detectors
+from training_exporter.detectors.base import Detector
+from training_exporter.monitor import TrainingMonitor
+from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.snapshot import Anomaly, Snapshot
+from training_exporter.status import ExporterHealth, RunStatus
+from training_exporter.timing import StepTimer
+from training_exporter.values import clean_text, merge_capped, numbers_of
+
+if TYPE_CHECKING:
+    import torch
+    from prometheus_client import CollectorRegistry
+
+    from training_exporter.integrations.torch_loop import TorchLoop
+    from training_exporter.web.server import MetricsServer
+
+logger = logging.getLogger("training_exporter")
+
+_T = TypeVar("_T")
+_STATE_DURING = {catalog.EVALUATION: catalog.EVALUATING, catalog.CHECKPOINT: catalog.SAVING}
+
+
+class TrainingExporter:
+    """Watches one training run and serves what it sees.
+
+    As a context manager it serves while the block runs, and tells completed, stopped and crashed
+    runs apart by how the block ends. Once it runs, no trouble of its own reaches the training: it
+    is logged once, counted in `training_exporter_errors_total` and stays here.
+
+    Args:
+        config: the settings; None reads the environment, with `settings` as keywords over it.
+        detectors: the detectors to run instead of those of the configured profile; a mapping is
+            the setting of that name, options of the profile's own detectors.
+        registry: the registry to serve. Metrics of your own that you register there are on the
+            same page.
+        clock: returns Unix time in seconds.
+        settings: fields of ExporterConfig.
+
+    Raises:
+        ValueError, TypeError: a setting that is out of range or unknown.
+    """
+
+    _serving: ClassVar[WeakSet[TrainingExporter]] = WeakSet()
+
+    def __init__(
+        self,
+        config: ExporterConfig | None = None,
+        *,
+        detectors: Iterable[Detector] | DetectorOptions | None = None,
+        registry: CollectorRegistry | None = None,
+        clock: Callable[[], float] = time,
+        **settings: Any,
+    ) -> None:
+        if isinstance(detectors, Mapping):
+            settings["detectors"], detectors = detectors, None
+        if config is not None and settings:
+            raise TypeError(f"give either config or settings, not both: {', '.join(settings)}")
+        self.config = config or ExporterConfig.from_environ(os.environ, **settings)
+        if detectors is None:
+            detectors = build_detectors(self.config.profile, self.config.detectors)
+        self.monitor = TrainingMonitor(detectors, ema_beta=self.config.ema_beta)
+        self.health = ExporterHealth()
+        self.clock = clock
+        self.status = self._first_status()
+        self.boundary = StepBoundary(self.health)
+        self.timer = StepTimer()
+        self._announced: tuple[Anomaly, ...] = ()
+        self._server: MetricsServer | None = None
+        self._loop: TorchLoop | None = None
+        self.registry = self._registered(registry)
+
+    def _first_status(self) -> RunStatus:
+        config = self.config
+        info = {
+            "profile": config.profile,
+            "host": socket.gethostname(),
+            "world_size": os.environ.get("WORLD_SIZE", "1"),
+        }
+        return RunStatus(
+            run=clean_text(config.run or "training"),
+            rank=config.rank or 0,
+            info=MappingProxyType(info),
+        )
+
+    def _registered(self, registry: CollectorRegistry | None) -> CollectorRegistry:
+        """The registry with our collectors in it."""
+        # Here and not above: prometheus_client takes longer to import than all else together, and
+        # who imports this package has not asked for an exporter yet.
+        from prometheus_client import CollectorRegistry
+
+        from training_exporter.collectors.guard import GuardedCollectors
+        from training_exporter.collectors.own import OwnCollector
+        from training_exporter.collectors.training import TrainingCollector
+
+        def labels() -> dict[str, str]:
+            return self.status.labels
+
+        collectors = {
+            "training": TrainingCollector(lambda: self.status, lambda: self.snapshot),
+            "exporter": OwnCollector(labels, self.health),
+        }
+        registry = registry or CollectorRegistry()
+        registry.register(
+            GuardedCollectors(
+                collectors, labels, partial(self.health.count_error, catalog.COLLECTOR_ERROR)
+            )
+        )
+        return registry
+
+    # What there is to see
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state after the last step."""
+        return self.monitor.snapshot
+
+    @property
+    def url(self) -> str | None:
+        """Address of the landing page for a person, None while nothing is served."""
+        return self._server.url if self._server else None
+
+    @property
+    def port(self) -> int | None:
+        """The port that is served, None while none is."""
+        return self._server.port if self._server else None
+
+    # Serving
+
+    def start(self) -> TrainingExporter:
+        """Begin to serve, if that is configured and not done yet.
+
+        A port that is taken means the next free one. When none can be had, a warning says so and
+        the training goes on unserved.
+
+        Raises:
+            OSError: no port could be had, with `strict` only.
+        """
+        if not self.config.serve or self._server is not None:
+            return self
+        if self.config.strict:
+            self._listen()
+        else:
+            with self.boundary.at(catalog.WEB_ERROR):
+                self._listen_or_warn()
+        return self
+
+    def _listen(self) -> None:
+        self._take_over_port()
+        self._server = self._open_server()
+        TrainingExporter._serving.add(self)
+        logger.info("serving training metrics on %s", self._server.url)
+
+    def _listen_or_warn(self) -> None:
+        try:
+            self._listen()
+        except OSError as error:
+            if self.health.count_error(catalog.WEB_ERROR) == 1:
+                logger.warning("training goes on without its metrics being served: %s", error)
+
+    def _open_server(self) -> MetricsServer:
+        from training_exporter.web.app import MetricsApp
+        from training_exporter.web.landing_page import render
+        from training_exporter.web.server import MetricsServer
+
+        app = MetricsApp(
+            self.registry,
+            lambda: render(self.status, self.snapshot),
+            ready=lambda: self.status.state != catalog.STARTING,
+            on_error=partial(self.health.count_error, catalog.WEB_ERROR),
+            on_scrape=self.health.add_scrape,
+        )
+        config = self.config
+        server = MetricsServer(
+            app, address=config.address, port=config.port, port_tries=config.port_tries
+        )
+        server.start()
+        return server
+
+    def _take_over_port(self) -> None:
+        """In a notebook the next run wants the port of the one before it, which is over."""
+        for other in tuple(TrainingExporter._serving):
+            if other.port == self.config.port and other.status.state in catalog.FINAL_STATES:
+                logger.info("taking over port %d from the finished run", self.config.port)
+                other.close()
+
+    def close(self) -> None:
+        """Stop serving and free the port. May be called twice, and `start` may follow."""
+        server, self._server = self._server, None
+        TrainingExporter._serving.discard(self)
+        if server is not None:
+            server.close()
+
+    def __enter__(self) -> TrainingExporter:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.finish(error)
+        self.close()
+
+    # The run
+
+    def identify(self, *, run: str | None = None, rank: int | None = None, **info: object) -> None:
+        """Say what this run is: its default name and rank, and labels of `training_run_info`.
+
+        A name or rank that the user configured wins.
+
+        Raises:
+            ValueError: `training_run_info` has no such label.
+        """
+        unknown = set(info) - set(catalog.RUN_INFO.labels)
+        if unknown:
+            valid = ", ".join(catalog.RUN_INFO.labels)
+            raise ValueError(f"training_run_info has the labels {valid}, not {', '.join(unknown)}")
+        described = {name: clean_text(value) for name, value in info.items()}
+        status = self.status._replace(info=MappingProxyType({**self.status.info, **described}))
+        if run and self.config.run is None:
+            status = status._replace(run=clean_text(run))
+        if rank is not None and self.config.rank is None:
+            status = status._replace(rank=rank)
+        self.status = status
+
+    def set_state(self, state: str) -> None:
+        """Move the run to a state, one of catalog.RUN_STATES."""
+        if state not in catalog.RUN_STATES:
+            valid = ", ".join(catalog.RUN_STATES)
+            raise ValueError(f"a run's state is one of {valid}, not {state!r}")
+        failure = self.status.failure if state in catalog.FINAL_STATES else None
+        self.status = self.status._replace(state=state, failure=failure)
+
+    def set_nan_filter(self, active: bool) -> None:
+        """Say whether the trainer's own log hides NaN and Inf losses."""
+        self.status = self.status._replace(nan_filter=active)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the run: completed without an error, stopped by Ctrl-C or sys.exit, else crashed."""
+        with self.boundary.at(catalog.LIFECYCLE_ERROR):
+            if self._loop is not None:
+                # After an error the device may hang, and who waits for it would never end.
+                self._loop.finish(wait=error is None)
+        if error is None:
+            self.set_state(catalog.COMPLETED)
+        elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            self.set_state(catalog.STOPPED)
+        else:
+            self.set_state(catalog.CRASHED)
+            self.status = self.status._replace(failure=type(error).__name__)
+
+    @contextmanager
+    def paused(self, activity: str) -> Iterator[None]:
+        """While the training does something else, one of catalog.PAUSES.
+
+        Its time is counted in `training_pause_seconds_total` and never as step time; during
+        evaluation and saving the run is in that state. Raises only what is raised inside it.
+        """
+        pause = ExitStack()
+        with self.boundary.at(catalog.LIFECYCLE_ERROR):
+            pause.enter_context(self._pause(activity))
+        try:
+            yield
+        finally:
+            with self.boundary.at(catalog.LIFECYCLE_ERROR):
+                pause.close()
+
+    @contextmanager
+    def _pause(self, activity: str) -> Iterator[None]:
+        before = self.status.state
+        during = _STATE_DURING.get(activity, before)
+        self.set_state(before if before in catalog.FINAL_STATES else during)
+        try:
+            with self.timer.pause(lambda seconds: self._count_pause(activity, seconds)):
+                yield
+        finally:
+            self.set_state(before)
+
+    def _count_pause(self, activity: str, seconds: float) -> None:
+        pauses = {**self.status.pauses, activity: self.status.pauses[activity] + seconds}
+        self.status = self.status._replace(pauses=MappingProxyType(pauses))
+
+    # Observations
+
+    def observe(self, signals: StepSignals) -> None:
+        """Take in one optimiser step. Never raises."""
+        started = perf_counter()
+        try:
+            recent = self.monitor.observe(signals).recent
+            if recent is not self._announced:
+                self._announce(recent)
+        except Exception as error:  # the step's boundary, written out because this is the hot path
+            self.boundary.report(catalog.OBSERVE_ERROR, error)
+        self.health.observe_seconds += perf_counter() - started
+
+    def observe_evaluation(
+        self, results: Mapping[str, object], *, dataset: str = "eval", step: int | None = None
+    ) -> None:
+        """Take in the results of an evaluation. Never raises.
+
+        Args:
+            results: its numeric results, "loss" among them; what is not a number is left out.
+            dataset: name of the data set.
+            step: optimiser step after which it ran; None is the last one seen.
+        """
+        with self.boundary.at(catalog.EVALUATION_ERROR):
+            values = numbers_of(results)
+            loss = values.pop("loss", None)
+            metrics, dropped = merge_capped({}, values, self.config.max_logged_values)
+            self.health.dropped_series += dropped
+            if step is None:
+                step = self.snapshot.signals.step if self.snapshot.signals else 0
+            evaluation = Evaluation(step, self.clock(), clean_text(dataset), loss, metrics)
+            self.monitor.observe_evaluation(evaluation)
+            self._announce(self.monitor.snapshot.recent)
+
+    def observe_logged(self, values: Mapping[str, object]) -> None:
+        """Take in numbers that the trainer logged; what is not a number is left out. Never
+        raises."""
+        with self.boundary.at(catalog.LOG_ERROR):
+            logged, dropped = merge_capped(
+                self.status.logged, numbers_of(values), self.config.max_logged_values
+            )
+            self.health.dropped_series += dropped
+            self.status = self.status._replace(logged=logged)
+
+    def count_dropped(self, steps: int) -> None:
+        """Count steps that went unseen because no device row was free."""
+        self.health.dropped_observations += steps
+
+    def _announce(self, recent: tuple[Anomaly, ...]) -> None:
+        """Log the anomalies that are new."""
+        announced, self._announced = self._announced, recent
+        for anomaly in recent:
+            if any(anomaly is other for other in announced):
+                continue
+            logger.warning(
+                "%s at step %d: %s (value %.6g, threshold %.6g)",
+                anomaly.kind,
+                anomaly.step,
+                catalog.ANOMALY_KINDS.get(anomaly.kind, "found by a detector of yours"),
+                anomaly.value,
+                anomaly.threshold,
+            )
+
+    # A training loop written by hand
+
+    def step(self, **values: Any) -> None:
+        """Close one optimiser step of a hand-written loop. Never raises, never waits for a device.
+
+        Takes what `integrations.torch_loop.TorchLoop.step` takes, all of it optional: `loss`,
+        `grad_norm`, `learning_rate` (a number, rates by group, an optimiser or a scheduler),
+        `tokens`, `samples`, `epoch`, `step`, `max_steps`, `loss_scale` (a number or the gradient
+        scaler), `skipped`, `data_wait_seconds`, `clip_threshold`. Tensors are read when they are
+        there, which on a GPU is some steps later.
+        """
+        if self.status.state == catalog.STARTING:
+            self.set_state(catalog.RUNNING)
+        with self.boundary.at(catalog.STEP_ERROR):
+            self._hand_loop().step(**values)
+
+    def add_micro_batch(self, **values: Any) -> None:
+        """Add a micro-batch (`loss`, `tokens`, `samples`) to the step that `step` will close."""
+        with self.boundary.at(catalog.STEP_ERROR):
+            self._hand_loop().add_micro_batch(**values)
+
+    def clip_grad_norm_(
+        self,
+        parameters: torch.Tensor | Iterable[torch.Tensor],
+        max_norm: float,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,
+        foreach: bool | None = None,
+    ) -> torch.Tensor:
+        """`torch.nn.utils.clip_grad_norm_`, of which norm and threshold are recorded.
+
+        Raises only what torch's own function raises.
+        """
+        return self._hand_loop().clip_grad_norm_(
+            parameters, max_norm, norm_type, error_if_nonfinite, foreach
+        )
+
+    def observe_gradients(self, model_or_parameters: Any) -> None:
+        """Record the global norm of the gradients; to be called before they are clipped."""
+        with self.boundary.at(catalog.STEP_ERROR):
+            self._hand_loop().observe_gradients(model_or_parameters)
+
+    def data(self, loader: Iterable[_T]) -> Iterator[_T]:
+        """Iterate over a data loader and count the time spent waiting for it."""
+        started = perf_counter()
+        batches = iter(loader)  # starts the loader's workers
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.timer.waited(perf_counter() - started)
+            yield batch
+            started = perf_counter()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """`with exporter.evaluating():` around an evaluation; report it by `observe_evaluation`."""
+        return self.paused(catalog.EVALUATION)
+
+    def saving(self) -> AbstractContextManager[None]:
+        """`with exporter.saving():` around the writing of a checkpoint."""
+        return self.paused(catalog.CHECKPOINT)
+
+    def _hand_loop(self) -> TorchLoop:
+        if self._loop is None:
+            # The one arrow that points up, and only when it is called: users get one object for
+            # both kinds of loop, and who has no torch never loads what deals with it.
+            from training_exporter.integrations.torch_loop import TorchLoop
+
+            self._loop = TorchLoop(self, timer=self.timer, wall_clock=self.clock)
+        return self._loop
+
+    def attach(self, trainer: Any) -> Any:
+        """Watch a Hugging Face Trainer; the same as giving it a `PrometheusCallback`.
+
+        Returns:
+            the callback that was added to the trainer, now or by an earlier call.
+        """
+        from training_exporter.integrations.huggingface import PrometheusCallback
+
+        for known in trainer.callback_handler.callbacks:
+            if isinstance(known, PrometheusCallback) and known.exporter is self:
+                return known
+        callback = PrometheusCallback(self)
+        trainer.add_callback(callback)
+        callback.attach(trainer)
+        return callback

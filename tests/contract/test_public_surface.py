@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users build on. A change here is an edit of this file and a line in the changelog."""
+
+from __future__ import annotations
+
+import inspect
+
+import training_exporter
+from training_exporter import ExporterConfig, StepSignals, TrainingExporter
+from training_exporter.catalog import CATALOG
+
+
+def test_the_package_exports_what_it_promises() -> None:
+    """No more and no less."""
+    assert sorted(training_exporter.__all__) == [
+        "ExporterConfig", "StepSignals", "TrainingExporter", "__version__",
+    ]  # fmt: skip
+
+
+def test_the_exporters_methods() -> None:
+    """The face that scripts and integrations call."""
+    public = {name for name, _ in inspect.getmembers(TrainingExporter) if not name.startswith("_")}
+
+    assert public == {
+        "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
+        "evaluating", "finish", "identify", "observe", "observe_evaluation", "observe_gradients",
+        "observe_logged", "paused", "port", "saving", "set_nan_filter", "set_state", "snapshot",
+        "start", "step", "url",
+    }  # fmt: skip
+
+
+def test_the_settings() -> None:
+    """Each is a keyword and an environment variable in somebody's launch script."""
+    assert list(ExporterConfig.__dataclass_fields__) == [
+        "run", "rank", "serve", "address", "port", "port_tries", "profile", "detectors",
+        "ema_beta", "max_logged_values", "strict",
+    ]  # fmt: skip
+
+
+def test_the_signals() -> None:
+    """Detectors of users read these."""
+    assert tuple(StepSignals.__dataclass_fields__) == (
+        "step", "timestamp", "loss", "grad_norm", "clip_threshold", "learning_rates",
+        "loss_scale", "skipped", "epoch", "max_steps", "tokens", "samples", "step_seconds",
+        "data_wait_seconds", "memory_allocated_bytes",
+    )  # fmt: skip
+
+
+def test_the_metric_names() -> None:
+    """Dashboards and alerts of users are built on them."""
+    assert sorted(CATALOG) == sorted(
+        """
+        training_run_info training_state training_step training_epoch training_max_steps
+        training_eta_seconds training_last_step_timestamp_seconds training_loss training_loss_ema
+        training_eval_loss training_eval_metric training_logged_value
+        training_logging_nan_inf_filter training_grad_norm training_grad_norm_ema
+        training_grad_clip_threshold training_grad_clip_ratio training_learning_rate
+        training_loss_scale training_clipped_steps_total training_skipped_steps_total
+        training_non_finite_steps_total training_steps_total training_tokens_total
+        training_samples_total training_tokens_per_second training_samples_per_second
+        training_step_duration_seconds training_data_wait_seconds_total
+        training_pause_seconds_total training_anomalies_total training_anomaly_active
+        training_anomaly_last_step training_anomaly_last_value training_anomaly_last_threshold
+        training_detector_ready training_exporter_build_info training_exporter_errors_total
+        training_exporter_overhead_seconds_total training_exporter_dropped_observations_total
+        training_exporter_dropped_series_total training_exporter_collector_success
+        training_exporter_collector_duration_seconds
+        """.split()
+    )

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from training_exporter import ExporterConfig, StepSignals, TrainingExporter
+from training_exporter.detectors.base import HEALTHY, Verdict
+
+RUN = {"run": "training", "rank": "0"}
+
+
+@pytest.fixture
+def exporter() -> TrainingExporter:
+    return TrainingExporter(serve=False)
+
+
+class Exploding:
+    kind = "mine"
+
+    def observe(self, signals: StepSignals) -> Verdict:
+        raise RuntimeError("planted")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take over."""
+
+
+class Silent(Exploding):
+    def observe(self, signals: StepSignals) -> Verdict:
+        return HEALTHY
+
+
+def state(exporter: TrainingExporter) -> str:
+    return exporter.status.state
+
+
+def test_a_block_that_ends_is_completed() -> None:
+    """The end of the block is the end of the run."""
+    with TrainingExporter(serve=False) as exporter:
+        exporter.step(loss=1.0)
+        assert state(exporter) == "running"
+
+    assert state(exporter) == "completed"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "failure"),
+    [
+        (ValueError("bad"), "crashed", "ValueError"),
+        (KeyboardInterrupt(), "stopped", None),
+        (SystemExit(0), "stopped", None),
+    ],
+)
+def test_how_a_block_ends_tells_the_state(
+    error: BaseException, expected: str, failure: str | None
+) -> None:
+    """The exception goes on to the user, and its class is kept."""
+    exporter = TrainingExporter(serve=False)
+
+    with pytest.raises(type(error)), exporter:
+        raise error
+
+    assert state(exporter) == expected
+    assert exporter.status.failure == failure
+
+
+def test_config_or_settings_but_not_both() -> None:
+    """Two sources for one setting would leave it open which one holds."""
+    with pytest.raises(TypeError, match="not both: port"):
+        TrainingExporter(ExporterConfig(), port=1)
+
+
+def test_unknown_detector_options_name_the_valid_ones() -> None:
+    """A typing error in a threshold stops the start, not step 40,000."""
+    with pytest.raises(ValueError, match="loss_spike"):
+        TrainingExporter(ExporterConfig(serve=False, detectors={"loss_spiek": {"gamma": 2.0}}))
+
+
+def test_a_detector_that_raises_is_logged_once_and_the_step_is_seen(
+    logs: pytest.LogCaptureFixture,
+) -> None:
+    """A user's own detector cannot stop the training, nor hide the step."""
+    exporter = TrainingExporter(serve=False, detectors=[Exploding()])
+
+    for step in range(1, 4):
+        exporter.observe(StepSignals(step, 0.0, loss=2.0))
+
+    assert exporter.snapshot.totals.steps == 3
+    assert exporter.health.errors["observe"] == 1
+    assert "mine" in logs.text
+
+
+def test_an_anomaly_is_one_line_in_the_log(
+    exporter: TrainingExporter, logs: pytest.LogCaptureFixture
+) -> None:
+    """Ten NaN steps in a row are one warning, with step and meaning."""
+    for step in range(1, 11):
+        exporter.observe(StepSignals(step, 0.0, loss=math.nan))
+
+    lines = [record for record in logs.records if "non_finite" in record.getMessage()]
+    assert len(lines) == 1
+    assert "step 1" in lines[0].getMessage()
+
+
+def test_logged_values_are_capped_and_counted() -> None:
+    """What goes beyond the cap is dropped, counted, and no error."""
+    exporter = TrainingExporter(serve=False, max_logged_values=2)
+
+    exporter.observe_logged({"a": 1, "b": None, "c": "x", "d": 2.0, "e": 3.0})
+
+    assert exporter.status.logged == {"a": 1.0, "d": 2.0}
+    assert exporter.health.dropped_series == 1
+
+
+def test_an_evaluation_is_reported_with_its_loss_apart(exporter: TrainingExporter) -> None:
+    """The loss has a metric of its own; the step is the last one seen."""
+    exporter.observe(StepSignals(12, 0.0, loss=1.0))
+
+    exporter.observe_evaluation({"loss": 2.0, "f1": 0.5, "note": "fine"}, dataset="dev")
+    evaluation = exporter.snapshot.evaluations["dev"]
+
+    assert (evaluation.step, evaluation.loss) == (12, 2.0)
+    assert evaluation.metrics == {"f1": 0.5}
+
+
+def test_pauses_have_a_state_and_are_counted(exporter: TrainingExporter) -> None:
+    """During an evaluation the run is evaluating, afterwards what it was before."""
+    exporter.set_state("running")
+
+    with exporter.evaluating():
+        during = state(exporter)
+    with exporter.saving():
+        saving = state(exporter)
+
+    assert (during, saving, state(exporter)) == ("evaluating", "saving", "running")
+    assert exporter.status.pauses["evaluation"] > 0
+    assert exporter.status.pauses["logging"] == 0
+
+
+def test_an_unknown_state_names_the_valid_ones(exporter: TrainingExporter) -> None:
+    """As any other bad input."""
+    with pytest.raises(ValueError, match="starting, running"):
+        exporter.set_state("walking")
+
+
+def test_a_users_own_metrics_are_on_the_same_page() -> None:
+    """The registry is the user's or ours; two exporters in one process do not clash."""
+    registry = CollectorRegistry()
+    Gauge("my_gauge", "mine", registry=registry).set(7)
+
+    TrainingExporter(serve=False, registry=registry)
+    TrainingExporter(serve=False)
+
+    assert registry.get_sample_value("my_gauge") == 7
+    assert registry.get_sample_value("training_state", {**RUN, "state": "starting"}) == 1
+
+
+def test_identify_does_not_override_what_the_user_configured() -> None:
+    """An integration's idea of run and rank is a default."""
+    exporter = TrainingExporter(serve=False, run="mine", rank=5)
+
+    exporter.identify(run="output", rank=0, model="Llama")
+
+    assert (exporter.status.run, exporter.status.rank) == ("mine", 5)
+    assert exporter.status.info["model"] == "Llama"
+    with pytest.raises(ValueError, match="framework, model"):
+        exporter.identify(colour="red")
+
+
+def test_floats_need_no_torch(exporter: TrainingExporter) -> None:
+    """A loop of plain numbers is a loop too."""
+    for _ in range(3):
+        exporter.step(loss=2.0, learning_rate=0.1, tokens=10, samples=2)
+
+    assert exporter.registry.get_sample_value("training_step", RUN) == 3
+    assert exporter.registry.get_sample_value("training_tokens_total", RUN) == 30
+
+
+def test_nonsense_in_a_step_does_not_stop_the_loop(
+    exporter: TrainingExporter, logs: pytest.LogCaptureFixture
+) -> None:
+    """A string for a loss, an unknown name: logged once, counted, and the next step is fine."""
+    exporter.step(loss="high")
+    exporter.step(lost=1.0)
+    exporter.step(loss=2.0)
+
+    assert exporter.health.errors["step"] == 2
+    assert exporter.snapshot.signals is not None
+    assert exporter.snapshot.signals.loss == 2.0
+
+
+def test_waiting_for_data_is_counted_through_the_loader(exporter: TrainingExporter) -> None:
+    """`exporter.data(loader)` gives the very batches, and counts the wait."""
+    seen = []
+    for batch in exporter.data([1, 2, 3]):
+        seen.append(batch)
+        exporter.step(loss=1.0)
+
+    assert seen == [1, 2, 3]
+    assert exporter.snapshot.totals.data_wait_seconds > 0
+
+
+def test_an_exporter_that_is_dropped_is_freed() -> None:
+    """Nothing of the package keeps a finished exporter alive."""
+    import weakref
+
+    exporter = TrainingExporter(serve=False)
+    reference = weakref.ref(exporter)
+    del exporter
+    gc.collect()
+
+    assert reference() is None
