@@ -33,7 +33,6 @@ class RunStatus(NamedTuple):
         logged: the last value of each number the trainer logged.
         nan_filter: whether the trainer's own log hides NaN and Inf; None when that is not known.
         pauses: seconds spent by activity, one of catalog.PAUSES.
-        profile: name of the detector profile.
     """
 
     run: str
@@ -44,7 +43,6 @@ class RunStatus(NamedTuple):
     logged: Mapping[str, float] = _NO_VALUES
     nan_filter: bool | None = None
     pauses: Mapping[str, float] = MappingProxyType(dict.fromkeys(PAUSES, 0.0))
-    profile: str = ""
 
     @property
     def labels(self) -> dict[str, str]:

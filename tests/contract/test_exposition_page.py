@@ -87,10 +87,15 @@ def scripted_registry() -> CollectorRegistry:
         run='tiny "run"',
         rank=1,
         state="running",
-        info={"framework": "torch", "model": "GPT", "host": "node-1", "world_size": "2"},
+        info={
+            "framework": "torch",
+            "model": "GPT",
+            "host": "node-1",
+            "world_size": "2",
+            "profile": "robust",
+        },
         logged={"rewards/chosen": 0.75, "kl": -1e-3},
         nan_filter=True,
-        profile="robust",
     )
     health.count_error("step")
     collectors = {

@@ -71,7 +71,7 @@ def render(status: RunStatus, snapshot: Snapshot, *, now: float | None = None) -
         _curves(snapshot),
         '<div class="pair">',
         recent_anomalies(snapshot, now),
-        detectors(snapshot, status.profile or status.info.get("profile", "")),
+        detectors(snapshot, status.info.get("profile", "")),
         "</div>",
     )
     return (

@@ -22,7 +22,7 @@ from training_exporter.web.landing_page import render
 from training_exporter.web.wording import ago, count, duration, number, share
 
 NOW = 2_000.0
-STATUS = RunStatus("tiny", 3, "running", {"model": "GPT"}, profile="robust")
+STATUS = RunStatus("tiny", 3, "running", {"model": "GPT", "profile": "robust"})
 
 
 def snapshot(
@@ -165,7 +165,7 @@ def test_detectors() -> None:
 def test_everything_is_escaped() -> None:
     """Names from users cannot become markup, wherever they are shown."""
     evil = "<script>alert('x')</script>\"&"
-    status = STATUS._replace(run=evil, failure=evil, state=evil, info={"model": evil}, profile=evil)
+    status = STATUS._replace(run=evil, failure=evil, state=evil, info={"model": evil, "profile": evil})
     run = snapshot()
     assert run.signals is not None
     run = run._replace(
