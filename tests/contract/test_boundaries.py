@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors stop at two boundaries. Any other place that catches everything is named here, with why."""
+"""Errors stop at two boundaries. Any other place that catches everything is named, with why."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PACKAGE = Path(training_exporter.__file__).parent
 BROAD = {
     "exporter.py": "observe: the step's boundary, written out because it is the hot path",
     "collectors/guard.py": "the scrape's boundary",
-    "monitor.py": "a detector that raises is retired, the step is done to its end, then it is raised",
-    "web/app.py": "the server's side of the scrape's boundary: a page that cannot be drawn is a 500",
+    "monitor.py": "a detector that raises is retired; the step is done to its end, then raises",
+    "web/app.py": "the scrape's boundary at the server: a page that fails is a 500",
 }
 
 

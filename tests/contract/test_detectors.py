@@ -91,7 +91,8 @@ def broken_run(first: int) -> tuple[StepSignals, ...]:
     run = []
     for signals in healthy_run(7, 400, first):
         step = signals.step - first
-        broken = replace(signals, 
+        broken = replace(
+            signals,
             loss=50.0 * (1 + step % 5),
             grad_norm=500.0 if step < 200 else 1e-9,
             learning_rates={"decay": 9.0, "no_decay": 0.0},

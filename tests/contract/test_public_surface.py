@@ -48,8 +48,7 @@ def test_the_signals() -> None:
 
 def test_the_metric_names() -> None:
     """Dashboards and alerts of users are built on them."""
-    assert sorted(CATALOG) == sorted(
-        """
+    names = """
         training_run_info training_state training_step training_epoch training_max_steps
         training_eta_seconds training_last_step_timestamp_seconds training_loss training_loss_ema
         training_eval_loss training_eval_metric training_logged_value
@@ -65,5 +64,6 @@ def test_the_metric_names() -> None:
         training_exporter_overhead_seconds_total training_exporter_dropped_observations_total
         training_exporter_dropped_series_total training_exporter_collector_success
         training_exporter_collector_duration_seconds
-        """.split()
-    )
+    """
+
+    assert sorted(CATALOG) == sorted(names.split())

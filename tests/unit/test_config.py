@@ -59,7 +59,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
 
     assert config == ExporterConfig(
         run="night", rank=3, serve=False, address="127.0.0.1", port=9000, port_tries=5,
-        profile="textbook", detectors={"loss_spike": {"gamma": 1.5}, "loss_plateau": {"patience": 7}},
+        profile="textbook",
+        detectors={"loss_spike": {"gamma": 1.5}, "loss_plateau": {"patience": 7}},
         ema_beta=0.9, max_logged_values=10, strict=True,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ class ThroughputDrop(StatefulDetector):
     kind = THROUGHPUT_DROP
     _learnt = ("_levels", "_fresh", "_slow", "_by_token")
 
-    def __init__(self, *, drop: float = 0.7, patience: float = 5) -> None:
+    def __init__(self, *, drop: float = 0.5, patience: float = 10) -> None:
         require("drop", drop, above=0, below=1)
         self._drop = drop
         self._patience = whole("patience", patience, least=2)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from tests.unit.detectors.feed import INF, NAN, feed, findings
-
 from training_exporter.detectors import HEALTHY, WARMING_UP, ClippingExcess, Finding
 
 

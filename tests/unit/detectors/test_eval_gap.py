@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.detectors.feed import NAN, feed
 
+from tests.unit.detectors.feed import NAN, feed
 from training_exporter.detectors import HEALTHY, WARMING_UP, EvalGap, Finding, Verdict
 from training_exporter.detectors.eval_gap import MAX_DATASETS
 from training_exporter.signals import Evaluation, StepSignals

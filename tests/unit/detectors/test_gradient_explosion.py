@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.detectors.feed import INF, NAN, feed, findings, noisy
 
+from tests.unit.detectors.feed import INF, NAN, feed, findings, noisy
 from training_exporter.detectors import (
     HEALTHY,
     WARMING_UP,

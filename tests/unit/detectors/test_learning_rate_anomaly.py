@@ -4,8 +4,8 @@ from __future__ import annotations
 from math import cos, pi
 
 import pytest
-from tests.unit.detectors.feed import INF, NAN, feed, findings
 
+from tests.unit.detectors.feed import INF, NAN, feed, findings
 from training_exporter.detectors import HEALTHY, WARMING_UP, Finding, LearningRateAnomaly
 
 STEPS = 1000

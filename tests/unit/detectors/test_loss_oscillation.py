@@ -4,8 +4,8 @@ from __future__ import annotations
 from math import pi, sin
 
 import pytest
-from tests.unit.detectors.feed import NAN, falling, feed, findings, noisy
 
+from tests.unit.detectors.feed import NAN, falling, feed, findings, noisy
 from training_exporter.detectors import HEALTHY, WARMING_UP, Finding, LossOscillation
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from tests.unit.detectors.feed import INF, NAN, falling, feed, findings, noisy
 
+from tests.unit.detectors.feed import INF, NAN, falling, feed, findings, noisy
 from training_exporter.detectors import (
     HEALTHY,
     WARMING_UP,

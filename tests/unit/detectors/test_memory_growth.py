@@ -4,8 +4,8 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from tests.unit.detectors.feed import NAN, feed, findings
 
+from tests.unit.detectors.feed import NAN, feed, findings
 from training_exporter.detectors import HEALTHY, WARMING_UP, Finding, MemoryGrowth
 
 GIB = 2.0**30

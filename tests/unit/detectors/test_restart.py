@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tests.unit.detectors.feed import findings
-
 from training_exporter.detectors import HEALTHY, WARMING_UP, Finding, Restart, Verdict
 from training_exporter.signals import StepSignals
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from tests.unit.detectors.feed import INF, NAN, feed, findings, noisy
 
+from tests.unit.detectors.feed import INF, NAN, feed, findings, noisy
 from training_exporter.detectors import HEALTHY, WARMING_UP, Finding, ThroughputDrop
 from training_exporter.signals import StepSignals
 
 
-def test_steps_that_became_twice_as_slow() -> None:
-    """Found on the fifth slow step, with paces as value and threshold."""
-    verdicts = feed(ThroughputDrop(), "step_seconds", [0.5] * 100 + [1.0] * 20)
-    assert findings(verdicts) == [*range(104, 120)]
-    assert verdicts[104] == Finding(1.0, pytest.approx(1.4))
+def test_steps_that_became_much_slower() -> None:
+    """Found on the tenth slow step, with paces as value and threshold."""
+    verdicts = feed(ThroughputDrop(), "step_seconds", [0.5] * 100 + [1.25] * 20)
+    assert findings(verdicts) == [*range(109, 120)]
+    assert verdicts[109] == Finding(0.8, pytest.approx(1.0))
+
+
+def test_a_short_slow_stretch_is_ignored() -> None:
+    """Somebody else was busy on the machine for a moment."""
+    series = [0.5] * 100 + [2.0] * 9 + [0.5] * 20 + [2.0] * 9
+    assert not findings(feed(ThroughputDrop(), "step_seconds", series))
 
 
 def test_single_slow_steps_are_ignored() -> None:
@@ -52,7 +58,7 @@ def test_tokens_that_come_and_go_are_not_compared_with_seconds() -> None:
 
 def test_it_recovers() -> None:
     """Quick steps take the evidence back."""
-    series = [0.5] * 200 + [1.0] * 20 + [0.5] * 20
+    series = [0.5] * 200 + [1.5] * 20 + [0.5] * 20
     assert findings(feed(ThroughputDrop(), "step_seconds", series))[-1] < 230
 
 

@@ -8,9 +8,9 @@ from math import inf, isinf, isnan, nan
 
 import pytest
 import torch
-from tests.sync_audit import SyncAudit
 from torch import nn
 
+from tests.sync_audit import SyncAudit
 from training_exporter.device.gradients import global_norm
 from training_exporter.device.recorder import StepRecorder
 

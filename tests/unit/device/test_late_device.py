@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from tests.sync_audit import SyncAudit
 from tests.unit.device.late_device import LateDevice
-
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.device.rows import Accelerator, AsyncRows, open_rows
 

@@ -12,8 +12,8 @@ from math import inf, isinf, isnan, nan
 import numpy
 import pytest
 import torch
-from tests.sync_audit import SyncAudit
 
+from tests.sync_audit import SyncAudit
 from training_exporter.device.recorder import MAX_GROUPS, StepRecorder
 from training_exporter.signals import StepSignals
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from tests.sync_audit import SyncAudit
 
 VALUES = torch.tensor([1.0, 2.0, 0.0])

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.sync_audit import SyncAudit
-from tests.unit.device.late_device import LateDevice
 from torch import nn
 
+from tests.sync_audit import SyncAudit
+from tests.unit.device.late_device import LateDevice
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
 from training_exporter.device.recorder import StepRecorder

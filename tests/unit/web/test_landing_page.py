@@ -165,7 +165,8 @@ def test_detectors() -> None:
 def test_everything_is_escaped() -> None:
     """Names from users cannot become markup, wherever they are shown."""
     evil = "<script>alert('x')</script>\"&"
-    status = STATUS._replace(run=evil, failure=evil, state=evil, info={"model": evil, "profile": evil})
+    info = {"model": evil, "profile": evil}
+    status = STATUS._replace(run=evil, failure=evil, state=evil, info=info)
     run = snapshot()
     assert run.signals is not None
     run = run._replace(
