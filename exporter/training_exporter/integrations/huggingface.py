@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face Trainer: `callbacks=[PrometheusCallback()]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from os.path import abspath, basename
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from training_exporter import catalog
+from training_exporter.device.gradients import global_norm
+from training_exporter.device.memory import allocated_bytes
+from training_exporter.device.recorder import StepRecorder
+from training_exporter.exporter import TrainingExporter
+from training_exporter.integrations.batches import samples_in, tokens_in
+from training_exporter.integrations.optimizer import learning_rates, loss_scale, unscaled
+from training_exporter.integrations.trainer_wraps import find_trainer, wrap_method
+
+OWN_KEYS = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
+"""Logged values that are exported as they really are on each step, so not as logged."""
+
+
+class PrometheusCallback(TrainerCallback):
+    """Exports what a Trainer does, each step, as it really is.
+
+    Give it to the Trainer (`callbacks=[PrometheusCallback()]` or `trainer.add_callback(...)`), or
+    call `exporter.attach(trainer)`. It serves from the moment the Trainer is built until the
+    process ends. It never changes what the Trainer computes or logs, and none of its own errors
+    reaches the training.
+
+    Args:
+        exporter: the exporter to use; None makes one.
+        settings: fields of ExporterConfig for the exporter it makes; they win over the
+            `TRAINING_EXPORTER_*` environment variables.
+
+    Raises:
+        ValueError, TypeError: a setting that is out of range or unknown.
+    """
+
+    def __init__(self, exporter: TrainingExporter | None = None, **settings: Any) -> None:
+        if exporter is not None and settings:
+            raise TypeError(f"give either exporter or settings, not both: {', '.join(settings)}")
+        self.exporter = exporter or TrainingExporter(**settings)
+        self._recorder = StepRecorder()
+        self._dropped = 0
+        self._norm_seen = False
+        self._inside_train = False
+        self._inside_step = False
+        self._evaluations_open = 0
+        self._evaluations_reported = 0
+        self._evaluation_logs: dict[str, object] = {}
+        self._evaluated_step: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray and copy.deepcopy take callbacks along; sockets and threads cannot travel.
+        return {"config": self.exporter.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(TrainingExporter(state["config"]))  # type: ignore[misc]
+
+    def attach(self, trainer: Any) -> None:
+        """Begin to watch a trainer that has this callback, and to serve.
+
+        Harmless when done already; done by itself when the trainer is built and when it trains.
+        """
+        self._open(trainer.args, trainer.model)
+        self._wrap(trainer)
+
+    def _wrap(self, trainer: Any) -> None:
+        """Get between a trainer and the methods that know what callbacks are not told."""
+        around: dict[str, Callable[..., Any]] = {
+            "train": self._around_train,
+            "training_step": self._around_training_step,
+            "evaluate": self._around_evaluate,
+            "log": self._around_log,
+            "_save_checkpoint": self._around_save,
+            "_get_grad_norm": self._around_grad_norm,
+        }
+        for name, wrapper in around.items():
+            wrap_method(trainer, name, wrapper)
+        accelerator = getattr(trainer, "accelerator", None)
+        wrap_method(accelerator, "clip_grad_norm_", self._around_grad_norm)
+        # What other callbacks do once a checkpoint is written, uploads say, is saving too.
+        handler = getattr(trainer, "callback_handler", None)
+        wrap_method(handler, "on_save", self._around_save)
+
+    # Hooks, in the order of a run
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._open(args, kwargs.get("model"))
+        self._wrap_caller()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._open(args, kwargs.get("model"))
+        self._wrap_caller()
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self.exporter.set_state(catalog.RUNNING)
+            self._recorder.discard()
+            self.exporter.timer.start()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            self.exporter.timer.data_arrived()
+            self._norm_seen = False
+            self._hand_on()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            optimizer = kwargs["optimizer"]
+            for group, rate in learning_rates(optimizer):
+                self._recorder.set_learning_rate(group, rate)
+            if not self._norm_seen:  # nothing clips, so the gradients are still what they were
+                norm = global_norm(kwargs["model"].parameters())
+                scale = loss_scale(getattr(optimizer, "scaler", None))
+                self._recorder.set_grad_norm(unscaled(norm, scale))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            optimizer = kwargs.get("optimizer")
+            self._recorder.set_loss_scale(loss_scale(getattr(optimizer, "scaler", None)))
+            step_seconds, waited = self.exporter.timer.lap()
+            self._recorder.finish(
+                step=state.global_step,
+                timestamp=self.exporter.clock(),
+                clip_threshold=clip_threshold(args),
+                skipped=getattr(optimizer, "step_was_skipped", None),
+                epoch=state.epoch,
+                max_steps=state.max_steps,
+                step_seconds=step_seconds,
+                data_wait_seconds=waited,
+                memory_allocated_bytes=allocated_bytes(),
+            )
+            self._hand_on()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, object] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with self.exporter.boundary.at(catalog.LOG_ERROR):
+            logs = logs or {}
+            if self._evaluations_open:
+                self._evaluation_logs.update(logs)
+                self._evaluated_step = state.global_step
+                return
+            extra = {name: value for name, value in logs.items() if name not in OWN_KEYS}
+            self.exporter.observe_logged(extra)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._finish(None)
+
+    # Around the trainer's methods
+
+    def _around_train(self, train: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self._inside_train = True
+        try:
+            return train(*args, **kwargs)
+        except BaseException as error:
+            self._finish(error)
+            raise
+        finally:
+            self._inside_train = False
+
+    def _around_training_step(
+        self, training_step: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self._inside_step:  # somebody's own wrapper lies between two of ours
+            return training_step(*args, **kwargs)
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            # Before the step, in which a compute_loss may pop what it pleases from the inputs.
+            inputs = kwargs["inputs"] if "inputs" in kwargs else args[1]
+            self._recorder.add_tokens(tokens_in(inputs))
+            self._recorder.add_samples(samples_in(inputs))
+        self._inside_step = True
+        try:
+            loss = training_step(*args, **kwargs)
+        except BaseException as error:
+            if not self._inside_train:  # added when train() ran already, so nobody else sees it
+                self._finish(error)
+            raise
+        finally:
+            self._inside_step = False
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            self._recorder.add_loss(loss)
+        return loss
+
+    def _around_grad_norm(self, grad_norm: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        norm = grad_norm(*args, **kwargs)
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            self._recorder.set_grad_norm(norm)
+            self._norm_seen = norm is not None
+        return norm
+
+    def _around_log(self, log: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        with self.exporter.paused(catalog.LOGGING):
+            return log(*args, **kwargs)
+
+    def _around_save(self, save: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        with self.exporter.paused(catalog.CHECKPOINT):
+            return save(*args, **kwargs)
+
+    def _around_evaluate(self, evaluate: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self._evaluation_logs = {}
+        reported = self._evaluations_reported
+        self._evaluations_open += 1
+        try:
+            with self.exporter.paused(catalog.EVALUATION):
+                results = evaluate(*args, **kwargs)
+        finally:
+            self._evaluations_open -= 1
+        with self.exporter.boundary.at(catalog.EVALUATION_ERROR):
+            if self._evaluations_reported == reported:  # else it went over sets, each reported
+                prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
+                self._report_evaluation(prefix, {**self._evaluation_logs, **(results or {})})
+        return results
+
+    # What they share
+
+    def _open(self, args: TrainingArguments, model: object) -> None:
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self.exporter.identify(
+                run=run_name(args),
+                rank=args.process_index,
+                framework="transformers",
+                model=type(model).__name__,
+                world_size=args.world_size,
+            )
+            self.exporter.set_nan_filter(bool(args.logging_nan_inf_filter))
+        self.exporter.start()
+
+    def _wrap_caller(self) -> None:
+        """Find the trainer that is calling a hook, and wrap its methods."""
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            trainer = find_trainer(self)
+            if trainer is None:
+                raise LookupError(
+                    "no Trainer found above this callback: loss and gradient norm may stay "
+                    "unknown; call exporter.attach(trainer)"
+                )
+            self._wrap(trainer)
+
+    def _hand_on(self) -> None:
+        dropped, self._dropped = self._recorder.dropped - self._dropped, self._recorder.dropped
+        self.exporter.count_dropped(dropped)
+        for signals in self._recorder.completed():
+            self.exporter.observe(signals)
+
+    def _finish(self, error: BaseException | None) -> None:
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            # After an error the device may hang, and who waits for it would never end.
+            for signals in self._recorder.flush() if error is None else self._recorder.completed():
+                self.exporter.observe(signals)
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self.exporter.finish(error)
+
+    def _report_evaluation(self, prefix: str, results: Mapping[str, object]) -> None:
+        self._evaluations_reported += 1
+        own = {
+            name.removeprefix(f"{prefix}_"): value
+            for name, value in results.items()
+            if name != "epoch"
+        }
+        self.exporter.observe_evaluation(
+            own, dataset=prefix.removeprefix("eval_"), step=self._evaluated_step
+        )
+
+
+def clip_threshold(args: TrainingArguments) -> float | None:
+    """Norm above which the Trainer clips; None when it does not."""
+    threshold = args.max_grad_norm
+    return threshold if threshold and isfinite(threshold) else None
+
+
+def run_name(args: TrainingArguments) -> str:
+    """The run's own name, else that of its output folder; older Trainers mix the two up."""
+    if args.run_name and args.run_name != args.output_dir:
+        return args.run_name
+    return basename(abspath(args.output_dir or "."))
