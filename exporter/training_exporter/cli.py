@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. What is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from typing import Annotated, NoReturn
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from training_exporter import reference
+from training_exporter._version import __version__
+from training_exporter.catalog import Metric
+from training_exporter.config import DEFAULT_PORT
+from training_exporter.demo.plan import (
+    DEFAULT_FAULTS,
+    FAULTS,
+    DemoError,
+    DemoPlan,
+    Fault,
+    parse_faults,
+)
+
+DEFAULT_STEPS = 3000
+DEMO_NEEDS = ("torch", "transformers", "accelerate")
+USAGE_ERROR = 2
+
+DEMO_HELP = f"""\
+Train a small real model on the CPU, cause real faults in it, and serve what the exporter sees.
+
+Ctrl-C ends the run, which is no error.
+
+The faults, unless you choose others, are {", ".join(map(str, DEFAULT_FAULTS))}.
+
+Kinds of fault:
+
+{chr(10).join(f"* [cyan]{kind}[/]: {meaning}" for kind, meaning in FAULTS.items())}
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Prometheus metrics and anomaly detection from inside a training run.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"training-exporter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """What comes before a command."""
+
+
+@app.command(help=DEMO_HELP)
+def demo(
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = DEFAULT_STEPS,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port to serve on; 0 is any.", show_default=str(DEFAULT_PORT)
+        ),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run.", show_default="demo")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides weights, text and its order.")] = 0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND@STEP", help="A fault and its first step. May be repeated."),
+    ] = None,
+    healthy: Annotated[
+        bool, typer.Option("--healthy", "--no-faults", help="No fault at all.")
+    ] = False,
+    eval_every: Annotated[
+        int, typer.Option(min=0, help="Steps between evaluations; 0 is none.")
+    ] = 100,
+    linger: Annotated[
+        float, typer.Option(min=0, help="Seconds to go on serving after the end.")
+    ] = 0,
+) -> None:
+    plan = DemoPlan(
+        steps=steps,
+        seed=seed,
+        faults=_faults(fault or [], healthy, steps),
+        run=run,
+        port=port,
+        eval_every=eval_every,
+        linger=linger,
+    )
+    _require(*DEMO_NEEDS)
+    raise typer.Exit(_run(plan))
+
+
+def _faults(texts: list[str], healthy: bool, steps: int) -> tuple[Fault, ...]:
+    if healthy and texts:
+        _fail("a healthy run has no faults: give either --healthy or --fault")
+    try:
+        chosen = parse_faults(texts, steps=steps)
+    except ValueError as error:
+        _fail(str(error))
+    if chosen or healthy:
+        return chosen
+    return tuple(fault for fault in DEFAULT_FAULTS if fault.step <= steps)
+
+
+def _require(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        _fail(
+            f"the demo needs {', '.join(missing)}, which this Python has not. Install it with:"
+            " pip install 'training-exporter[transformers]'"
+        )
+
+
+def _run(plan: DemoPlan) -> int:
+    console = Console(highlight=False)
+    with console.status("loading PyTorch and transformers"):
+        from training_exporter.demo.run import run_demo
+    try:
+        return run_demo(plan, console)
+    except DemoError as error:
+        _fail(str(error))
+
+
+@app.command()
+def metrics(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As Markdown, like docs/metrics.md.")
+    ] = False,
+) -> None:
+    """List every metric: its name, type, labels and meaning."""
+    if markdown:
+        typer.echo(reference.markdown(), nl=False)
+        return
+    console = Console()
+    for section, entries in reference.sections().items():
+        console.print(_metrics_table(section, entries))
+
+
+def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:
+    # Type and labels go below the name: four columns are too many for 80 characters.
+    table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.add_column("Name, type, labels", style="cyan", no_wrap=True)
+    table.add_column("Meaning")
+    for metric in entries:
+        labels = f" by {', '.join(metric.labels)}" if metric.labels else ""
+        table.add_row(f"{metric.name}\n  [dim]{metric.kind}{labels}[/]", metric.help)
+    return table
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(USAGE_ERROR)

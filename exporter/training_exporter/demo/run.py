@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo put together: a model, text, the Hugging Face Trainer, faults, and the exporter."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from tempfile import TemporaryDirectory
+from time import sleep
+from typing import Any
+
+from rich.console import Console
+from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
+from transformers.utils import logging as transformers_logging
+
+from training_exporter.demo.display import Display, logs_on
+from training_exporter.demo.faults import fault_callback
+from training_exporter.demo.model import build_model, use_half_of_the_cores
+from training_exporter.demo.plan import DemoError, DemoPlan
+from training_exporter.demo.report import summary, welcome
+from training_exporter.demo.text import library_text
+from training_exporter.integrations.huggingface import PrometheusCallback
+
+ROWS_PER_STEP = 32
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 20
+CLIP_ABOVE = 2.0
+"""Norms are about 0.7 here, so few steps are clipped, as it should be."""
+
+
+def run_demo(plan: DemoPlan, console: Console) -> int:
+    """Train as planned, and say what happens.
+
+    Returns:
+        the exit code: 0 at the end or after Ctrl-C, which is how a demo is left; 1 after a crash.
+
+    Raises:
+        DemoError: it cannot begin.
+    """
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    use_half_of_the_cores()
+    with logs_on(console), signals_interrupt(), TemporaryDirectory() as folder:
+        watching = _watching(plan)
+        with closing(watching.exporter) as exporter:
+            display = Display(console, exporter, plan.steps)
+            trainer = _trainer(plan, folder, watching, display)
+            console.print(welcome(plan, exporter.url))
+            ending, code = _train(trainer, display)
+            console.print(summary(ending, exporter.snapshot, display.diary.begun))
+            _linger(plan.linger, console)
+    return code
+
+
+def _watching(plan: DemoPlan) -> PrometheusCallback:
+    """The one line of a user, with what was asked for at the command line."""
+    chosen: dict[str, Any] = {"port": plan.port, "run": plan.run}
+    settings = {name: value for name, value in chosen.items() if value is not None}
+    try:
+        return PrometheusCallback(**settings)
+    except ValueError as error:
+        raise DemoError(str(error)) from error
+
+
+def _trainer(
+    plan: DemoPlan, folder: str, watching: PrometheusCallback, display: Display
+) -> Trainer:
+    training, evaluation = library_text(plan.seed)
+    trainer = Trainer(
+        model=build_model(plan.seed),
+        args=_arguments(plan, folder),
+        train_dataset=training,
+        eval_dataset=evaluation,
+        data_collator=default_data_collator,
+        callbacks=[watching, *map(fault_callback, plan.faults), display],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(plan: DemoPlan, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        run_name="demo",
+        max_steps=plan.steps,
+        seed=plan.seed,
+        per_device_train_batch_size=ROWS_PER_STEP,
+        per_device_eval_batch_size=ROWS_PER_STEP,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=WARMUP_STEPS,
+        max_grad_norm=CLIP_ABOVE,
+        eval_strategy="steps" if plan.eval_every else "no",
+        eval_steps=plan.eval_every or None,
+        logging_steps=10,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _train(trainer: Trainer, display: Display) -> tuple[str, int]:
+    """Train to some end; what to call it, and the exit code."""
+    with display:
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            return f"Stopped after step {trainer.state.global_step}", 0
+        # What the fault `crash` raises. Anything else is a bug of the demo and shows its traceback.
+        except IndexError as error:
+            step = trainer.state.global_step + 1
+            return f"Crashed in step {step} with {type(error).__name__}: {error}", 1
+    return f"Completed {trainer.state.global_step} steps", 0
+
+
+def _linger(seconds: float, console: Console) -> None:
+    """Go on serving for a while, so that a scrape can see how the run ended."""
+    if seconds > 0:
+        console.print(f"Serving for another {seconds:g} seconds; Ctrl-C leaves.")
+        with suppress(KeyboardInterrupt):
+            sleep(seconds)
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """While SIGINT and SIGTERM are Ctrl-C.
+
+    Also where the process was started to ignore SIGINT, as shells do in the background, and as the
+    first process of a container, which has no default for either.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
