@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from benchmarks.report import print_machine
+
+NAMES = ("importing", "observe", "callback", "scrape", "detection")
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        print(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        return 2
+    print_machine()
+    for name in names or NAMES:
+        print(f"\n== {name}", flush=True)
+        import_module(f"benchmarks.{name}").main([])
+    return 0
+
+
+sys.exit(main(sys.argv[1:]))
