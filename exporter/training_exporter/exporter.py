@@ -306,9 +306,9 @@ class TrainingExporter:
         """Take in one optimiser step. Never raises."""
         started = perf_counter()
         try:
-            recent = self.monitor.observe(signals).recent
-            if recent is not self._announced:
-                self._announce(recent)
+            self.monitor.observe(signals)
+            if self.monitor.recent is not self._announced:
+                self._announce(self.monitor.recent)
         except Exception as error:  # the step's boundary, written out because this is the hot path
             self.boundary.report(catalog.OBSERVE_ERROR, error)
         self.health.observe_seconds += perf_counter() - started
@@ -332,7 +332,7 @@ class TrainingExporter:
                 step = self.snapshot.signals.step if self.snapshot.signals else 0
             evaluation = Evaluation(step, self.clock(), clean_text(dataset), loss, metrics)
             self.monitor.observe_evaluation(evaluation)
-            self._announce(self.monitor.snapshot.recent)
+            self._announce(self.monitor.recent)
 
     def observe_logged(self, values: Mapping[str, object]) -> None:
         """Take in numbers that the trainer logged; what is not a number is left out. Never

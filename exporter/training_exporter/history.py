@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any, NamedTuple
+
+from training_exporter.signals import StepSignals
 
 CAPACITY = 480
 """Points kept at most: more than a drawing 240 pixels wide can show, few enough to copy."""
@@ -25,11 +28,10 @@ class CurveHistory:
     """Loss and gradient norm over all steps so far.
 
     Each point stands for `stride` steps. When there are too many, pairs of points are merged and
-    the stride doubles. Written by the training thread alone; `points` may be called from any
-    thread, since copying a list is one step for the interpreter.
+    the stride doubles.
     """
 
-    __slots__ = ("_grad_norm", "_loss", "_pending", "_points", "stride")
+    __slots__ = ("_loss", "_norm", "_pending", "_points", "stride")
 
     def __init__(self) -> None:
         self._points: list[Point] = []
@@ -39,20 +41,23 @@ class CurveHistory:
     def _restart_point(self) -> None:
         self._pending = 0
         self._loss: float | None = None
-        self._grad_norm: float | None = None
+        self._norm: float | None = None
 
-    def add(self, step: int, loss: float | None, grad_norm: float | None) -> None:
-        """Add one step; non-finite values must be given as None."""
-        if loss is not None and (self._loss is None or loss > self._loss):
-            self._loss = loss
-        if grad_norm is not None and (self._grad_norm is None or grad_norm > self._grad_norm):
-            self._grad_norm = grad_norm
-        self._pending += 1
-        if self._pending >= self.stride:
-            self._close_point(step)
+    def add_all(self, steps: Iterable[StepSignals]) -> None:
+        """Add steps, oldest first."""
+        for step in steps:
+            loss, norm = step.loss, step.grad_norm
+            # A NaN is not above anything, and an infinite value is no point of a curve.
+            if loss is not None and -inf < loss < inf and (self._loss is None or loss > self._loss):
+                self._loss = loss
+            if norm is not None and norm < inf and (self._norm is None or norm > self._norm):
+                self._norm = norm
+            self._pending += 1
+            if self._pending >= self.stride:
+                self._close_point(step.step)
 
     def _close_point(self, step: int) -> None:
-        self._points.append(Point(step, self._loss, self._grad_norm))
+        self._points.append(Point(step, self._loss, self._norm))
         self._restart_point()
         if len(self._points) >= CAPACITY:
             self._points = [
@@ -60,6 +65,13 @@ class CurveHistory:
                 for a, b in zip(self._points[::2], self._points[1::2], strict=True)
             ]
             self.stride *= 2
+
+    def copy(self) -> CurveHistory:
+        """Another history of the same steps."""
+        other = CurveHistory()
+        other._points, other.stride = self._points.copy(), self.stride
+        other._pending, other._loss, other._norm = self._pending, self._loss, self._norm
+        return other
 
     def points(self) -> list[Point]:
         """A copy of the points, oldest first."""

@@ -7,11 +7,10 @@ thread shows comes from the last `Snapshot`, which the training thread swaps in 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from training_exporter.catalog import RESTART, STEP_DURATION_BUCKETS
+from training_exporter.catalog import RESTART
 from training_exporter.detectors.base import (
     WARMING_UP,
     Detector,
@@ -19,26 +18,18 @@ from training_exporter.detectors.base import (
     Finding,
     Verdict,
 )
-from training_exporter.history import CurveHistory
+from training_exporter.ledger import Ledger
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.smoothing import Ema
 from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, Totals
 
 CALM_STEPS = 10
 """Steps without a finding after which an anomaly is over; the same gap that labels merge over."""
 RECENT_ANOMALIES = 20
 RECENT_STEPS = 32
-"""Rates are taken over the last 32 to 64 steps: smooth to the eye, quick to show a drop."""
+"""By so many, steps are entered into the ledger. Rates are taken over the last 32 to 64 steps:
+smooth to the eye, quick to show a drop."""
 MAX_DATASETS = 32
 STATE_VERSION = 1
-
-# Positions in Totals, which is a list while it grows.
-_STEPS, _TOKENS, _SAMPLES, _DATA_WAIT, _CLIPPED, _SKIPPED, _BAD_LOSSES, _BAD_NORMS, _SECONDS = (
-    range(9)
-)
-
-# Building a named tuple from a tuple costs a third of calling its class.
-_new = tuple.__new__
 
 
 class DetectorError(Exception):
@@ -109,6 +100,9 @@ class _Track:
 class TrainingMonitor:
     """Turns the signals of each step into averages, totals and anomalies.
 
+    The step pays for the detectors, a list entry and a reference swap. What is only added up is
+    added up when somebody looks, on his thread, and every RECENT_STEPS steps for good.
+
     Args:
         detectors: the detectors to run, at most one of a kind.
         ema_beta: decay of the averages of loss and gradient norm.
@@ -117,8 +111,8 @@ class TrainingMonitor:
         ValueError: two detectors of one kind, or a beta outside 0 <= beta < 1.
     """
 
-    snapshot: Snapshot
-    """The state after the last step; replaced as a whole, so that any thread may read it."""
+    recent: tuple[Anomaly, ...]
+    """The last anomalies, oldest first; another tuple whenever there is a new one."""
 
     def __init__(self, detectors: Iterable[Detector], *, ema_beta: float = 0.99) -> None:
         self._tracks = [_Track(detector) for detector in detectors]
@@ -127,35 +121,53 @@ class TrainingMonitor:
             raise ValueError(f"at most one detector of a kind, got {', '.join(sorted(kinds))}")
         # A restart is judged first: it resets all the others before they see the step.
         self._tracks.sort(key=lambda track: track.detector.kind != RESTART)
-        self._loss_ema = Ema(ema_beta)
-        self._grad_norm_ema = Ema(ema_beta)
-        self._totals: list[float] = [*Totals()]
-        self._buckets = [0] * (len(STEP_DURATION_BUCKETS) + 1)
         self._settling: list[_Track] = []
-        self._recent: tuple[Anomaly, ...] = ()
+        self.recent = ()
         self._evaluations: Mapping[str, Evaluation] = {}
-        self._history = CurveHistory()
-        self._loss_scale: float | None = None
+        self._ledger = Ledger(ema_beta)
+        self._noted: list[StepSignals] = []
         self._since = self._next_since = Totals()
         self._statuses: tuple[AnomalyStatus, ...] = ()
         self._refresh_statuses()
         self._publish(None)
 
-    def observe(self, signals: StepSignals) -> Snapshot:
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state after the last step. May be read from any thread."""
+        # One reference is read, so all of it belongs together. `noted` only ever grows, and is
+        # replaced once its steps are in the ledger: its first `length` steps stay what they were.
+        ledger, noted, length, since, anomalies, recent, evaluations, signals = self._published
+        now = ledger.after(noted[:length])
+        return Snapshot(
+            signals,
+            now.loss_ema.value,
+            now.grad_norm_ema.value,
+            now.totals,
+            since,
+            tuple(now.step_buckets),
+            anomalies,
+            recent,
+            evaluations,
+            now.history,
+        )
+
+    def observe(self, signals: StepSignals) -> None:
         """Take in one step.
 
         Raises:
-            DetectorError: a detector raised. Everything else of the step is done, the snapshot is
-                published, and that detector will not run again.
+            DetectorError: a detector raised. Everything else of the step is done and published, and
+                that detector will not run again.
         """
         failure = self._judge(signals)
-        self._take_in(signals)
-        snapshot = self._publish(signals)
+        self._noted.append(signals)
+        if len(self._noted) >= RECENT_STEPS:
+            self._enter_noted()
+            self._since, self._next_since = self._next_since, self._ledger.totals
+        self._publish(signals)
         if failure is not None:
             raise failure
-        return snapshot
 
-    def observe_evaluation(self, evaluation: Evaluation) -> Snapshot:
+    def observe_evaluation(self, evaluation: Evaluation) -> None:
         """Take in one evaluation. Of more than MAX_DATASETS data sets the oldest are forgotten.
 
         Raises:
@@ -167,47 +179,29 @@ class TrainingMonitor:
         if len(evaluations) > MAX_DATASETS:
             del evaluations[next(iter(evaluations))]
         self._evaluations = evaluations
-        failure = None
-        for track in self._tracks:
-            if isinstance(track.detector, EvaluationDetector):
-                try:
-                    verdict = track.detector.observe_evaluation(evaluation)
-                except Exception as error:  # raised by the caller, once all else is done
-                    failure = self._retire(track, error)
-                else:
-                    self._note(track, verdict, evaluation.step, evaluation.timestamp)
+        failure = self._judge_evaluation(evaluation)
         self._refresh_statuses()
-        snapshot = self._publish(self.snapshot.signals)
+        self._publish(self._published[-1])
         if failure is not None:
             raise failure
-        return snapshot
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on without a seam, as values that JSON can hold."""
         return {
             "version": STATE_VERSION,
-            "loss_ema": self._loss_ema.state_dict(),
-            "grad_norm_ema": self._grad_norm_ema.state_dict(),
-            "totals": Totals(*self._totals)._asdict(),
-            "step_buckets": list(self._buckets),
-            "history": self._history.state_dict(),
             "anomalies": {track.detector.kind: track.state_dict() for track in self._tracks},
+            **self._ledger.after(self._noted).state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state. What is missing starts afresh, what is unknown is ignored."""
-        self._loss_ema.load_state_dict(state.get("loss_ema", {}))
-        self._grad_norm_ema.load_state_dict(state.get("grad_norm_ema", {}))
-        saved_totals = state.get("totals", {})
-        self._totals = [saved_totals.get(name, 0) for name in Totals._fields]
-        self._restart_rates()
-        buckets = state.get("step_buckets", [])
-        if len(buckets) == len(self._buckets):
-            self._buckets = list(buckets)
-        self._history.load_state_dict(state.get("history", {}))
-        saved_anomalies = state.get("anomalies", {})
+        self._ledger = self._ledger.after(())
+        self._ledger.load_state_dict(state)
+        self._noted = []
+        self._since = self._next_since = self._ledger.totals
+        saved = state.get("anomalies", {})
         for track in self._tracks:
-            track.load_state_dict(saved_anomalies.get(track.detector.kind, {}))
+            track.load_state_dict(saved.get(track.detector.kind, {}))
         self._settling = [track for track in self._tracks if track.active]
         self._refresh_statuses()
         self._publish(None)
@@ -230,13 +224,25 @@ class TrainingMonitor:
             self._refresh_statuses()
         return failure
 
+    def _judge_evaluation(self, evaluation: Evaluation) -> DetectorError | None:
+        failure = None
+        for track in self._tracks:
+            if isinstance(track.detector, EvaluationDetector):
+                try:
+                    verdict = track.detector.observe_evaluation(evaluation)
+                except Exception as error:  # raised by the caller, once all else is done
+                    failure = self._retire(track, error)
+                else:
+                    self._note(track, verdict, evaluation.step, evaluation.timestamp)
+        return failure
+
     def _note(self, track: _Track, verdict: Verdict, step: int, timestamp: float) -> None:
         track.verdict = verdict
         if not isinstance(verdict, Finding):
             return
         if track.found(verdict, step):
             begun = Anomaly(track.detector.kind, step, timestamp, *verdict)
-            self._recent = (*self._recent, begun)[-RECENT_ANOMALIES:]
+            self.recent = (*self.recent, begun)[-RECENT_ANOMALIES:]
             self._settling.append(track)
         if track.detector.kind == RESTART:
             self._forget_levels(track)
@@ -250,10 +256,9 @@ class TrainingMonitor:
 
     def _forget_levels(self, restart: _Track) -> None:
         """After a restart the old level of loss and gradients says nothing about the new steps."""
-        self._loss_ema.reset()
-        self._grad_norm_ema.reset()
-        self._restart_rates()
-        self._loss_scale = None
+        self._enter_noted()
+        self._ledger = self._ledger.after_restart()
+        self._since = self._next_since = self._ledger.totals
         for track in self._tracks:
             if track is not restart:
                 track.forget_levels()
@@ -270,65 +275,20 @@ class TrainingMonitor:
     def _refresh_statuses(self) -> None:
         self._statuses = tuple([track.status() for track in self._tracks])
 
-    def _take_in(self, signals: StepSignals) -> None:
-        """Update averages and totals. Hot: no calls that can be spared, and locals for what is read
-        twice."""
-        loss, norm = signals.loss, signals.grad_norm
-        totals = self._totals
-        totals[_STEPS] += 1
-        if loss is not None:
-            if loss - loss != 0.0:  # NaN or infinite
-                totals[_BAD_LOSSES] += 1
-                loss = None
-            else:
-                self._loss_ema.update(loss)
-        if norm is not None:
-            if norm - norm != 0.0:
-                totals[_BAD_NORMS] += 1
-                norm = None
-            else:
-                self._grad_norm_ema.update(norm)
-                if signals.clip_threshold is not None:
-                    totals[_CLIPPED] += norm > signals.clip_threshold
-        self._history.add(signals.step, loss, norm)
-        if signals.skipped or signals.loss_scale is not None:
-            self._count_skip(signals.loss_scale, signals.skipped)
-        if signals.tokens is not None:
-            totals[_TOKENS] += signals.tokens
-        if signals.samples is not None:
-            totals[_SAMPLES] += signals.samples
-        if signals.data_wait_seconds is not None:
-            totals[_DATA_WAIT] += signals.data_wait_seconds
-        seconds = signals.step_seconds
-        if seconds is not None:
-            totals[_SECONDS] += seconds
-            self._buckets[bisect_left(STEP_DURATION_BUCKETS, seconds)] += 1
-        if totals[_STEPS] % RECENT_STEPS == 0:
-            self._since, self._next_since = self._next_since, Totals(*totals)
+    def _enter_noted(self) -> None:
+        """Add the noted steps to the ledger for good."""
+        self._ledger = self._ledger.after(self._noted)
+        self._noted = []
 
-    def _count_skip(self, scale: float | None, skipped: bool | None) -> None:
-        """A fused optimiser skips on the device and says nothing, but then the scale falls."""
-        before, self._loss_scale = self._loss_scale, scale
-        fell = scale is not None and before is not None and scale < before
-        self._totals[_SKIPPED] += bool(skipped or fell)
-
-    def _restart_rates(self) -> None:
-        self._since = self._next_since = Totals(*self._totals)
-
-    def _publish(self, signals: StepSignals | None) -> Snapshot:
-        self.snapshot = snapshot = _new(
-            Snapshot,
-            (
-                signals,
-                self._loss_ema.value,
-                self._grad_norm_ema.value,
-                _new(Totals, self._totals),
-                self._since,
-                tuple(self._buckets),
-                self._statuses,
-                self._recent,
-                self._evaluations,
-                self._history,
-            ),
+    def _publish(self, signals: StepSignals | None) -> None:
+        noted = self._noted
+        self._published = (
+            self._ledger,
+            noted,
+            len(noted),
+            self._since,
+            self._statuses,
+            self.recent,
+            self._evaluations,
+            signals,
         )
-        return snapshot

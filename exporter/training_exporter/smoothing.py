@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -35,6 +35,22 @@ class Ema:
         self._sum = total = self._sum + gain * (x - self._sum)
         self._weight = weight = self._weight + gain * (1.0 - self._weight)
         self.value = total / weight
+
+    def update_all(self, values: Iterable[float]) -> None:
+        """Take in finite values, oldest first; what `update` does, without its check and call."""
+        gain, total, weight = self._gain, self._sum, self._weight
+        for x in values:
+            total += gain * (x - total)
+            weight += gain * (1.0 - weight)
+        if weight:
+            self._sum, self._weight, self.value = total, weight, total / weight
+
+    def copy(self) -> Ema:
+        """Another average of the same values."""
+        other = Ema.__new__(Ema)
+        other._gain, other._sum = self._gain, self._sum
+        other._weight, other.value = self._weight, self.value
+        return other
 
     def state_dict(self) -> dict[str, float]:
         return {"sum": self._sum, "weight": self._weight}

@@ -35,20 +35,19 @@ class AnomalyStatus(NamedTuple):
 class Totals(NamedTuple):
     """Sums since the start of the run; floats, because counters are."""
 
-    steps: float = 0
+    steps: float = 0.0
     tokens: float = 0.0
     samples: float = 0.0
     data_wait_seconds: float = 0.0
-    clipped_steps: float = 0
-    skipped_steps: float = 0
-    non_finite_losses: float = 0
-    non_finite_grad_norms: float = 0
+    clipped_steps: float = 0.0
+    skipped_steps: float = 0.0
+    non_finite_losses: float = 0.0
+    non_finite_grad_norms: float = 0.0
     step_seconds: float = 0.0
 
 
 class Snapshot(NamedTuple):
-    """Everything known about the run after one step. Immutable, but for `history`, which only
-    grows and gives out copies.
+    """Everything known about the run after one step. Whoever is handed one does not change it.
 
     Attributes:
         signals: the last step, None before the first.

@@ -75,7 +75,8 @@ def test_non_finite_is_shown_and_counted_but_never_averaged(bad: float) -> None:
     monitor = TrainingMonitor([])
     run(monitor, range(1, 4), loss=3.0, grad_norm=1.0)
 
-    snapshot = monitor.observe(StepSignals(4, 4.0, loss=bad, grad_norm=bad))
+    monitor.observe(StepSignals(4, 4.0, loss=bad, grad_norm=bad))
+    snapshot = monitor.snapshot
 
     assert str(snapshot.signals.loss) == str(bad)
     assert snapshot.totals.non_finite_losses == 1
@@ -88,7 +89,8 @@ def test_unknown_values_stay_unknown() -> None:
     """A step of which nothing is known moves the step count and nothing else."""
     monitor = TrainingMonitor([])
 
-    snapshot = monitor.observe(StepSignals(1, 1.0))
+    monitor.observe(StepSignals(1, 1.0))
+    snapshot = monitor.snapshot
 
     assert snapshot.totals.steps == 1
     assert snapshot.loss_ema is None

@@ -58,3 +58,25 @@ def test_ema_goes_on_after_a_restart() -> None:
     for unusable in ({}, {"sum": 1.0}, {"sum": NAN, "weight": 0.5}, {"sum": 1.0, "weight": 2.0}):
         copy.load_state_dict(unusable)
         assert copy.value is None
+
+
+def test_many_at_once_are_the_same_as_one_by_one() -> None:
+    """To the last bit, in whatever portions they come."""
+    one, other = Ema(0.9), Ema(0.9)
+    for x in (1.0, 5.0, 2.0, 8.0):
+        one.update(x)
+
+    other.update_all([1.0, 5.0, 2.0])
+    other.update_all([])
+    other.update_all([8.0])
+
+    assert other.value == one.value
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    """What one takes in is not seen in the other."""
+    one = Ema(0.9)
+    one.update(1.0)
+    one.copy().update(9.0)
+
+    assert one.value == 1.0

@@ -65,7 +65,7 @@ class ThroughputDrop(StatefulDetector):
             cost /= tokens
         elif tokens is not None:
             return self._quiet
-        if cost - cost != 0.0 or cost <= 0.0:
+        if not 0.0 < cost < inf:
             return self._quiet
         if (tokens is None) is self._by_token:
             self._change_unit()

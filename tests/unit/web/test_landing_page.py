@@ -32,11 +32,11 @@ def snapshot(
     history, signals = CurveHistory(), None
     losses = list(losses)
     for step, loss in enumerate(losses, 1):
-        history.add(step, loss if abs(loss) < inf else None, 1.0 / step)
         signals = StepSignals(
             step, NOW - len(losses) + step, loss, 0.5, 1.0, {"all": 3e-4}, max_steps=100,
             tokens=10, step_seconds=1.0,
         )  # fmt: skip
+        history.add_all([replace(signals, grad_norm=1.0 / step)])
     statuses = tuple(
         AnomalyStatus(kind, ready, active, int(active), None, None, None)
         for kind, ready in (("loss_spike", True), ("eval_gap", False), ("mine", True))

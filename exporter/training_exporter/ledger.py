@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Averages, totals and curves of a run: what is added up from its steps and judged by nobody."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite
+from typing import Any
+
+from training_exporter.catalog import STEP_DURATION_BUCKETS
+from training_exporter.history import CurveHistory
+from training_exporter.signals import StepSignals
+from training_exporter.smoothing import Ema
+from training_exporter.snapshot import Totals
+
+
+class Ledger:
+    """The books of a run up to some step.
+
+    A ledger that others may read is never changed: `after` gives the books some steps later. So the
+    training thread need only note its steps, and whoever reads adds up the last few of them.
+
+    Attributes:
+        loss_ema, grad_norm_ema: averages of the finite values.
+        totals: sums since the start.
+        step_buckets: number of steps by duration, one more than STEP_DURATION_BUCKETS has bounds.
+        history: loss and gradient norm over all steps.
+    """
+
+    __slots__ = ("grad_norm_ema", "history", "loss_ema", "loss_scale", "step_buckets", "totals")
+
+    def __init__(self, ema_beta: float) -> None:
+        self.loss_ema = Ema(ema_beta)
+        self.grad_norm_ema = Ema(ema_beta)
+        self.totals = Totals()
+        self.step_buckets = [0] * (len(STEP_DURATION_BUCKETS) + 1)
+        self.history = CurveHistory()
+        self.loss_scale: float | None = None
+
+    def after(self, steps: Sequence[StepSignals]) -> Ledger:
+        """The books after some more steps."""
+        later = self._copy()
+        later._enter(steps)
+        return later
+
+    def after_restart(self) -> Ledger:
+        """The books with the levels of loss and gradients forgotten, and the sums kept."""
+        later = self._copy()
+        later.loss_ema.reset()
+        later.grad_norm_ema.reset()
+        later.loss_scale = None
+        return later
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "loss_ema": self.loss_ema.state_dict(),
+            "grad_norm_ema": self.grad_norm_ema.state_dict(),
+            "totals": self.totals._asdict(),
+            "step_buckets": list(self.step_buckets),
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over saved books. What is missing starts afresh, what is unknown is ignored."""
+        self.loss_ema.load_state_dict(state.get("loss_ema", {}))
+        self.grad_norm_ema.load_state_dict(state.get("grad_norm_ema", {}))
+        sums = state.get("totals", {})
+        self.totals = Totals(*[sums.get(name, 0.0) for name in Totals._fields])
+        buckets = state.get("step_buckets", [])
+        fits = len(buckets) == len(self.step_buckets)
+        self.step_buckets = list(buckets) if fits else [0] * len(self.step_buckets)
+        self.history.load_state_dict(state.get("history", {}))
+
+    def _copy(self) -> Ledger:
+        later = Ledger.__new__(Ledger)
+        later.loss_ema = self.loss_ema.copy()
+        later.grad_norm_ema = self.grad_norm_ema.copy()
+        later.totals = self.totals
+        later.step_buckets = self.step_buckets.copy()
+        later.history = self.history.copy()
+        later.loss_scale = self.loss_scale
+        return later
+
+    def _enter(self, steps: Sequence[StepSignals]) -> None:
+        """Add up steps column by column, which costs a third of doing it step by step."""
+        losses = [step.loss for step in steps if step.loss is not None]
+        norms = [step.grad_norm for step in steps if step.grad_norm is not None]
+        finite_losses = [x for x in losses if isfinite(x)]
+        finite_norms = [x for x in norms if isfinite(x)]
+        waits = [step.data_wait_seconds for step in steps if step.data_wait_seconds is not None]
+        durations = [step.step_seconds for step in steps if step.step_seconds is not None]
+        before = self.totals
+        self.totals = Totals(
+            steps=before.steps + len(steps),
+            tokens=before.tokens + sum([step.tokens or 0.0 for step in steps]),
+            samples=before.samples + sum([step.samples or 0.0 for step in steps]),
+            data_wait_seconds=before.data_wait_seconds + sum(waits),
+            clipped_steps=before.clipped_steps + sum(map(_was_clipped, steps)),
+            skipped_steps=before.skipped_steps + self._skips_in(steps),
+            non_finite_losses=before.non_finite_losses + len(losses) - len(finite_losses),
+            non_finite_grad_norms=before.non_finite_grad_norms + len(norms) - len(finite_norms),
+            step_seconds=before.step_seconds + sum(durations),
+        )
+        self.loss_ema.update_all(finite_losses)
+        self.grad_norm_ema.update_all(finite_norms)
+        self.history.add_all(steps)
+        for seconds in durations:
+            self.step_buckets[bisect_left(STEP_DURATION_BUCKETS, seconds)] += 1
+
+    def _skips_in(self, steps: Sequence[StepSignals]) -> int:
+        """Count skipped steps. A fused optimiser says nothing of them, but then the scale falls."""
+        skips = 0
+        for step in steps:
+            before, self.loss_scale = self.loss_scale, step.loss_scale
+            fell = before is not None and self.loss_scale is not None and self.loss_scale < before
+            skips += bool(step.skipped or fell)
+        return skips
+
+
+def _was_clipped(step: StepSignals) -> bool:
+    norm, threshold = step.grad_norm, step.clip_threshold
+    return norm is not None and threshold is not None and threshold < norm < inf

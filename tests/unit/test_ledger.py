@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from training_exporter.ledger import Ledger
+from training_exporter.signals import StepSignals
+
+NAN = float("nan")
+
+
+def eventful_run(number: int) -> list[StepSignals]:
+    """Steps with everything in them that the books tell apart."""
+    random = Random(0)
+    return [
+        StepSignals(
+            step, 0.0, loss=random.choice([None, NAN, 1.0, 2.5]), grad_norm=random.random(),
+            clip_threshold=0.5, loss_scale=random.choice([None, 512.0, 1024.0]),
+            skipped=random.choice([None, False, True]), tokens=random.choice([None, 100]),
+            samples=2, step_seconds=random.choice([None, 0.3, 0.7]), data_wait_seconds=0.01,
+        )
+        for step in range(1, number + 1)
+    ]  # fmt: skip
+
+
+def test_portions_do_not_matter() -> None:
+    """The books are the same whether steps are entered one by one, or by the dozen."""
+    run = eventful_run(300)
+    at_once = Ledger(0.9).after(run)
+
+    in_portions = Ledger(0.9)
+    start = 0
+    for size in (1, 2, 7, 90, 200):
+        in_portions = in_portions.after(run[start : start + size])
+        start += size
+
+    assert in_portions.totals == pytest.approx(at_once.totals)
+    assert in_portions.loss_ema.value == at_once.loss_ema.value
+    assert in_portions.step_buckets == at_once.step_buckets
+    assert in_portions.history.points() == at_once.history.points()
+
+
+def test_later_books_leave_the_earlier_ones_alone() -> None:
+    """Whoever reads a ledger may go on reading it."""
+    ledger = Ledger(0.9).after(eventful_run(10))
+    before = (ledger.totals, list(ledger.step_buckets), ledger.loss_ema.value)
+
+    ledger.after(eventful_run(50))
+
+    assert (ledger.totals, ledger.step_buckets, ledger.loss_ema.value) == before
+
+
+def test_a_restart_forgets_levels_and_keeps_sums() -> None:
+    """The averages start afresh, the totals go on."""
+    ledger = Ledger(0.9).after(eventful_run(10))
+
+    restarted = ledger.after_restart()
+
+    assert restarted.loss_ema.value is None
+    assert restarted.totals == ledger.totals
