@@ -71,9 +71,9 @@ class RobustLossPlateau(StatefulDetector):
 
     The same means: less than `tau` apart, relative to the third quarter, and less than `z` standard
     errors of their difference. It must hold for `patience` blocks in a row, from `warmup` steps on.
-    Once it is flat, twice `tau` still counts as the same. What counts as flat grows with the run,
-    as a loss curve flattens by the logarithm of the step. Blocks are of 8 steps at first; whenever
-    there are 64, pairs of them are merged, so that memory is constant.
+    Once it is flat, it stays so until they are twice `tau` apart. What counts as flat grows with
+    the run, as a loss curve flattens by the logarithm of the step. Blocks are of 8 steps at first;
+    whenever there are 64, pairs of them are merged, so that memory is constant.
     """
 
     kind = LOSS_PLATEAU
@@ -133,7 +133,9 @@ class RobustLossPlateau(StatefulDetector):
         mean_before, mean_after = sum(before) / quarter, sum(after) / quarter
         change = abs(mean_after - mean_before)
         self._change = change / (abs(mean_before) + EPSILON)
-        if self._change >= (self._tau if self._flat < self._patience else _STILL * self._tau):
+        if self._flat >= self._patience:
+            return self._change < _STILL * self._tau
+        if self._change >= self._tau:
             return False
         scatter = sum([(x - mean_before) * (x - mean_before) for x in before])
         scatter += sum([(x - mean_after) * (x - mean_after) for x in after])
