@@ -31,8 +31,9 @@ fix: $(VENV)/.dev ## format, and mend what ruff can mend
 bench: $(VENV)/.dev ## run the benchmarks, each beside a peer
 	$(BIN)/python -m benchmarks
 
-docs: $(VENV)/.dev ## write docs/metrics.md from the catalogue
+docs: $(VENV)/.dev ## write docs/metrics.md and docs/detectors.md from the code
 	$(BIN)/training-exporter metrics --markdown > docs/metrics.md
+	$(BIN)/training-exporter detectors --markdown > docs/detectors.md
 
 matrix: $(VENV)/.dev ## run the Trainer tests on older releases of transformers
 	$(BIN)/python tests/matrix/run.py $(ARGS)

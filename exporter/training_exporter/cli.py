@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich import box
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -145,11 +146,25 @@ def metrics(
 ) -> None:
     """List every metric: its name, type, labels and meaning."""
     if markdown:
-        typer.echo(reference.markdown(), nl=False)
+        typer.echo(reference.metrics_markdown(), nl=False)
         return
     console = Console()
     for section, entries in reference.sections().items():
         console.print(_metrics_table(section, entries))
+
+
+@app.command()
+def detectors(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As Markdown, like docs/detectors.md.")
+    ] = False,
+) -> None:
+    """Explain every detector: its rule and its options, in both profiles."""
+    text = reference.detectors_markdown()
+    if markdown:
+        typer.echo(text, nl=False)
+    else:
+        Console().print(Markdown(text.partition("-->")[2]))
 
 
 def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:

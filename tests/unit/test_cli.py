@@ -163,12 +163,12 @@ def test_metrics_lists_all_of_them() -> None:
 
 def test_metrics_as_markdown() -> None:
     """The very text of docs/metrics.md."""
-    assert run("metrics", "--markdown").stdout == reference.markdown()
+    assert run("metrics", "--markdown").stdout == reference.metrics_markdown()
 
 
 def test_markdown_has_a_row_for_each_metric_and_each_kind() -> None:
     """With the values of the labels that are closed."""
-    text = reference.markdown()
+    text = reference.metrics_markdown()
 
     assert all(f"| `{name}` | {metric.kind} |" in text for name, metric in CATALOG.items())
     assert all(text.count(f"| `{kind}` |") == 1 for kind in ANOMALY_KINDS)
@@ -179,4 +179,4 @@ def test_markdown_escapes_what_would_end_a_cell() -> None:
     """A help text with a bar in it stays in its cell."""
     metric = Metric("training_x", "gauge", "Either | or.", ("a",), {"a": ("1", "2")}, "Things")
 
-    assert "| `training_x` | gauge | `a` | Either \\| or. |" in reference.markdown({"x": metric})
+    assert "| `training_x` | gauge | `a` | Either \\| or. |" in reference.metrics_markdown({"x": metric})
