@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,10 +252,10 @@ def _show(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--logs", type=Path, default=DEFAULT_LOGS, help="folder of labelled logs")
-    logs = parser.parse_args().logs
+    logs = parser.parse_args(arguments).logs
     if not (logs / "labels.tsv").is_file():
         print(f"No labelled logs in {logs}; give their folder with --logs. Nothing was measured.")
         return
@@ -265,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -15,16 +15,17 @@ logger = logging.getLogger("training_exporter")
 class StepBoundary:
     """`with boundary.at(place):` around what the exporter does on the training thread.
 
-    An exception is logged with its traceback the first time its class comes up at a place, counted
-    each time, and goes no further. KeyboardInterrupt and SystemExit are the user's and pass. The
-    time inside the outermost block is added to the overhead of the step, but for the detectors'
-    part, which is counted by itself. For one thread.
+    An exception is logged with its traceback the first time its class comes up at a place (that of
+    a detector: the first time for this detector), counted each time, and goes no further.
+    KeyboardInterrupt and SystemExit are the user's and pass. The time inside the outermost block is
+    added to the overhead of the step, but for the detectors' part, which is counted by itself. For
+    one thread.
     """
 
     def __init__(self, health: ExporterHealth) -> None:
         self.health = health
         self.depth = 0
-        self._seen: set[tuple[str, type[BaseException]]] = set()
+        self._seen: set[tuple[str, type[Exception], str | None]] = set()
 
     def at(self, place: str) -> _Block:
         """A block at one of catalog.ERROR_PLACES."""
@@ -33,8 +34,9 @@ class StepBoundary:
     def report(self, place: str, error: Exception) -> None:
         """Count an exception, and log it when it is the first of its class at this place."""
         self.health.count_error(place)
-        if (place, type(error)) not in self._seen:
-            self._seen.add((place, type(error)))
+        kind = (place, type(error), getattr(error, "detector", None))
+        if kind not in self._seen:
+            self._seen.add(kind)
             logger.error(
                 "error in the exporter (%s); the training is not affected, and more errors of this "
                 "kind are only counted, in training_exporter_errors_total",

@@ -34,8 +34,8 @@ class ExporterConfig:
         port: port to listen on; 0 takes any free one.
         port_tries: how many ports, from `port` on, to try when one is taken.
         profile: which detectors: "robust" (tuned on real logs) or "textbook" (published formulas).
-        detectors: options of detectors by kind, such as `{"loss_spike": {"factor": 1.5}}`. In the
-            environment: `loss_spike.factor=1.5,loss_plateau.patience=10`.
+        detectors: options of detectors by kind, such as `{"loss_spike": {"jump": 2.0}}`. In the
+            environment: `loss_spike.jump=2,loss_plateau.patience=10`. See docs/detectors.md.
         ema_beta: decay of the averages of loss and gradient norm.
         max_logged_values: how many other values (logged ones, evaluation metrics) become series;
             what goes beyond is dropped and counted.
@@ -58,16 +58,25 @@ class ExporterConfig:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        _whole("rank", self.rank, 0, 2**31) if self.rank is not None else None
+        if self.rank is not None:
+            _whole("rank", self.rank, 0, 2**31)
+        for name in ("serve", "strict"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.address, str):
+            raise ValueError(f"address must be a text such as '0.0.0.0', got {self.address!r}")
+        if not isinstance(self.detectors, Mapping):
+            raise ValueError(f"detectors must be options by kind, got {self.detectors!r}")
         _whole("port", self.port, 0, 65535)
         _whole("port_tries", self.port_tries, 1, 1000)
         _whole("max_logged_values", self.max_logged_values, 0, 100_000)
-        if self.run is not None and not self.run.strip():
+        if self.run is not None and not (isinstance(self.run, str) and self.run.strip()):
             raise ValueError("run must be a name that is not empty, or None")
         if self.profile not in PROFILE_NAMES:
             valid = ", ".join(PROFILE_NAMES)
             raise ValueError(f"profile must be one of {valid}, got {self.profile!r}")
-        if not isinstance(self.ema_beta, int | float) or not 0 <= self.ema_beta < 1:
+        beta_is_number = isinstance(self.ema_beta, int | float) and self.ema_beta is not False
+        if not beta_is_number or not 0 <= self.ema_beta < 1:
             raise ValueError(f"ema_beta must be at least 0 and below 1, got {self.ema_beta!r}")
 
     @classmethod
@@ -83,15 +92,12 @@ class ExporterConfig:
         """
         readers = {f"{ENV_PREFIX}{name.upper()}": name for name in _READERS}
         for variable, text in environ.items():
-            if variable in readers:
+            if variable in readers and text:  # an empty one is how compose files say "not set"
                 settings.setdefault(readers[variable], _read(variable, readers[variable], text))
-            elif variable.startswith(ENV_PREFIX):
+            elif variable.startswith(ENV_PREFIX) and variable not in readers:
                 logger.warning(
                     "unknown variable %s; known are %s", variable, ", ".join(sorted(readers))
                 )
-        rank = environ.get("RANK", "")
-        if rank.isdecimal():
-            settings.setdefault("rank", int(rank))
         return cls(**settings)
 
 

@@ -8,11 +8,10 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
 from time import perf_counter, time
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
@@ -20,9 +19,10 @@ from training_exporter.config import DetectorOptions, ExporterConfig
 from training_exporter.detectors import build_detectors
 from training_exporter.detectors.base import Detector
 from training_exporter.monitor import TrainingMonitor
+from training_exporter.serving import Serving
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, Snapshot
-from training_exporter.status import ExporterHealth, RunStatus
+from training_exporter.status import ExporterHealth, RunStatus, StatusBoard
 from training_exporter.timing import StepTimer
 from training_exporter.values import clean_text, merge_capped, numbers_of
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import torch
     from prometheus_client import CollectorRegistry
 
+    from training_exporter.collectors.guard import GuardedCollectors
     from training_exporter.integrations.torch_loop import TorchLoop
-    from training_exporter.web.server import MetricsServer
 
 logger = logging.getLogger("training_exporter")
 
@@ -42,9 +42,11 @@ _STATE_DURING = {catalog.EVALUATION: catalog.EVALUATING, catalog.CHECKPOINT: cat
 class TrainingExporter:
     """Watches one training run and serves what it sees.
 
-    As a context manager it serves while the block runs, and tells completed, stopped and crashed
-    runs apart by how the block ends. Once it runs, no trouble of its own reaches the training: it
-    is logged once, counted in `training_exporter_errors_total` and stays here.
+    As a context manager it serves from the beginning of the block, and tells completed, stopped and
+    crashed runs apart by how the block ends. The page with the end on it stays up until `close`,
+    the end of the process, or the next run that wants the port. Once it runs, no trouble of its own
+    reaches the training: it is logged once, counted in `training_exporter_errors_total` and stays
+    here.
 
     Args:
         config: the settings; None reads the environment, with `settings` as keywords over it.
@@ -59,7 +61,9 @@ class TrainingExporter:
         ValueError, TypeError: a setting that is out of range or unknown.
     """
 
-    _serving: ClassVar[WeakSet[TrainingExporter]] = WeakSet()
+    _collectors: ClassVar[WeakKeyDictionary[CollectorRegistry, GuardedCollectors]] = (
+        WeakKeyDictionary()
+    )
 
     def __init__(
         self,
@@ -79,54 +83,45 @@ class TrainingExporter:
             detectors = build_detectors(self.config.profile, self.config.detectors)
         self.monitor = TrainingMonitor(detectors, ema_beta=self.config.ema_beta)
         self.health = ExporterHealth()
-        self.clock = clock
-        self.status = self._first_status()
         self.boundary = StepBoundary(self.health)
         self.timer = StepTimer()
+        self.clock = clock
+        self._board = StatusBoard(_first_status(self.config))
         self._announced: tuple[Anomaly, ...] = ()
-        self._server: MetricsServer | None = None
         self._loop: TorchLoop | None = None
         self.registry = self._registered(registry)
-
-    def _first_status(self) -> RunStatus:
-        config = self.config
-        info = {
-            "profile": config.profile,
-            "host": socket.gethostname(),
-            "world_size": os.environ.get("WORLD_SIZE", "1"),
-        }
-        return RunStatus(
-            run=clean_text(config.run or "training"),
-            rank=config.rank or 0,
-            info=MappingProxyType(info),
+        self._serving = Serving(
+            self.config, self.boundary, self.registry, self._board, self.monitor
         )
 
     def _registered(self, registry: CollectorRegistry | None) -> CollectorRegistry:
-        """The registry with our collectors in it."""
+        """The registry with our collectors in it, instead of those of an exporter before us."""
         # Here and not above: prometheus_client takes longer to import than all else together, and
         # who imports this package has not asked for an exporter yet.
         from prometheus_client import CollectorRegistry
 
-        from training_exporter.collectors.guard import GuardedCollectors
-        from training_exporter.collectors.own import OwnCollector
-        from training_exporter.collectors.training import TrainingCollector
+        from training_exporter.collectors import collectors_of
 
-        def labels() -> dict[str, str]:
-            return self.status.labels
-
-        collectors = {
-            "training": TrainingCollector(lambda: self.status, lambda: self.snapshot),
-            "exporter": OwnCollector(labels, self.health),
-        }
-        registry = registry or CollectorRegistry()
-        registry.register(
-            GuardedCollectors(
-                collectors, labels, partial(self.health.count_error, catalog.COLLECTOR_ERROR)
-            )
-        )
+        if registry is None:
+            registry = CollectorRegistry()
+        before = TrainingExporter._collectors.pop(registry, None)
+        if before is not None:
+            registry.unregister(before)
+        ours = collectors_of(self._board, self.monitor, self.health)
+        registry.register(ours)
+        TrainingExporter._collectors[registry] = ours
         return registry
 
     # What there is to see
+
+    @property
+    def status(self) -> RunStatus:
+        """What is known about the run beside its steps."""
+        return self._board.status
+
+    @status.setter
+    def status(self, status: RunStatus) -> None:
+        self._board.status = status
 
     @property
     def snapshot(self) -> Snapshot:
@@ -136,12 +131,12 @@ class TrainingExporter:
     @property
     def url(self) -> str | None:
         """Address of the landing page for a person, None while nothing is served."""
-        return self._server.url if self._server else None
+        return self._serving.server.url if self._serving.server else None
 
     @property
     def port(self) -> int | None:
         """The port that is served, None while none is."""
-        return self._server.port if self._server else None
+        return self._serving.server.port if self._serving.server else None
 
     # Serving
 
@@ -154,62 +149,15 @@ class TrainingExporter:
         Raises:
             OSError: no port could be had, with `strict` only.
         """
-        if not self.config.serve or self._server is not None:
-            return self
-        if self.config.strict:
-            self._listen()
-        else:
-            with self.boundary.at(catalog.WEB_ERROR):
-                self._listen_or_warn()
+        self._serving.start()
         return self
-
-    def _listen(self) -> None:
-        self._take_over_port()
-        self._server = self._open_server()
-        TrainingExporter._serving.add(self)
-        logger.info("serving training metrics on %s", self._server.url)
-
-    def _listen_or_warn(self) -> None:
-        try:
-            self._listen()
-        except OSError as error:
-            if self.health.count_error(catalog.WEB_ERROR) == 1:
-                logger.warning("training goes on without its metrics being served: %s", error)
-
-    def _open_server(self) -> MetricsServer:
-        from training_exporter.web.app import MetricsApp
-        from training_exporter.web.landing_page import render
-        from training_exporter.web.server import MetricsServer
-
-        app = MetricsApp(
-            self.registry,
-            lambda: render(self.status, self.snapshot),
-            ready=lambda: self.status.state != catalog.STARTING,
-            on_error=partial(self.health.count_error, catalog.WEB_ERROR),
-            on_scrape=self.health.add_scrape,
-        )
-        config = self.config
-        server = MetricsServer(
-            app, address=config.address, port=config.port, port_tries=config.port_tries
-        )
-        server.start()
-        return server
-
-    def _take_over_port(self) -> None:
-        """In a notebook the next run wants the port of the one before it, which is over."""
-        for other in tuple(TrainingExporter._serving):
-            if other.port == self.config.port and other.status.state in catalog.FINAL_STATES:
-                logger.info("taking over port %d from the finished run", self.config.port)
-                other.close()
 
     def close(self) -> None:
         """Stop serving and free the port. May be called twice, and `start` may follow."""
-        server, self._server = self._server, None
-        TrainingExporter._serving.discard(self)
-        if server is not None:
-            server.close()
+        self._serving.close()
 
     def __enter__(self) -> TrainingExporter:
+        self.set_state(catalog.STARTING)
         return self.start()
 
     def __exit__(
@@ -219,7 +167,6 @@ class TrainingExporter:
         traceback: TracebackType | None,
     ) -> None:
         self.finish(error)
-        self.close()
 
     # The run
 
@@ -243,12 +190,16 @@ class TrainingExporter:
             status = status._replace(rank=rank)
         self.status = status
 
-    def set_state(self, state: str) -> None:
-        """Move the run to a state, one of catalog.RUN_STATES."""
+    def set_state(self, state: str, *, failure: str | None = None) -> None:
+        """Move the run to a state.
+
+        Args:
+            state: one of catalog.RUN_STATES.
+            failure: class of the exception that ended the run.
+        """
         if state not in catalog.RUN_STATES:
             valid = ", ".join(catalog.RUN_STATES)
             raise ValueError(f"a run's state is one of {valid}, not {state!r}")
-        failure = self.status.failure if state in catalog.FINAL_STATES else None
         self.status = self.status._replace(state=state, failure=failure)
 
     def set_nan_filter(self, active: bool) -> None:
@@ -266,8 +217,7 @@ class TrainingExporter:
         elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             self.set_state(catalog.STOPPED)
         else:
-            self.set_state(catalog.CRASHED)
-            self.status = self.status._replace(failure=type(error).__name__)
+            self.set_state(catalog.CRASHED, failure=type(error).__name__)
 
     @contextmanager
     def paused(self, activity: str) -> Iterator[None]:
@@ -287,14 +237,14 @@ class TrainingExporter:
 
     @contextmanager
     def _pause(self, activity: str) -> Iterator[None]:
-        before = self.status.state
-        during = _STATE_DURING.get(activity, before)
-        self.set_state(before if before in catalog.FINAL_STATES else during)
+        before = self.status
+        if before.state not in catalog.FINAL_STATES:
+            self.set_state(_STATE_DURING.get(activity, before.state))
         try:
             with self.timer.pause(lambda seconds: self._count_pause(activity, seconds)):
                 yield
         finally:
-            self.set_state(before)
+            self.set_state(before.state, failure=before.failure)
 
     def _count_pause(self, activity: str, seconds: float) -> None:
         pauses = {**self.status.pauses, activity: self.status.pauses[activity] + seconds}
@@ -326,7 +276,10 @@ class TrainingExporter:
         with self.boundary.at(catalog.EVALUATION_ERROR):
             values = numbers_of(results)
             loss = values.pop("loss", None)
-            metrics, dropped = merge_capped({}, values, self.config.max_logged_values)
+            evaluations = self.snapshot.evaluations.items()
+            others = sum([len(other.metrics) for name, other in evaluations if name != dataset])
+            room = max(0, self.config.max_logged_values - others)
+            metrics, dropped = merge_capped({}, values, room)
             self.health.dropped_series += dropped
             if step is None:
                 step = self.snapshot.signals.step if self.snapshot.signals else 0
@@ -344,9 +297,11 @@ class TrainingExporter:
             self.health.dropped_series += dropped
             self.status = self.status._replace(logged=logged)
 
-    def count_dropped(self, steps: int) -> None:
-        """Count steps that went unseen because no device row was free."""
+    def count_dropped(self, steps: int, series: int = 0) -> None:
+        """Count steps that went unseen because no device row was free, and values that got no
+        series because there were too many."""
         self.health.dropped_observations += steps
+        self.health.dropped_series += series
 
     def _announce(self, recent: tuple[Anomaly, ...]) -> None:
         """Log the anomalies that are new."""
@@ -374,7 +329,7 @@ class TrainingExporter:
         scaler), `skipped`, `data_wait_seconds`, `clip_threshold`. Tensors are read when they are
         there, which on a GPU is some steps later.
         """
-        if self.status.state == catalog.STARTING:
+        if self.status.state == catalog.STARTING or self.status.state in catalog.FINAL_STATES:
             self.set_state(catalog.RUNNING)
         with self.boundary.at(catalog.STEP_ERROR):
             self._hand_loop().step(**values)
@@ -450,3 +405,17 @@ class TrainingExporter:
         trainer.add_callback(callback)
         callback.attach(trainer)
         return callback
+
+
+def _first_status(config: ExporterConfig) -> RunStatus:
+    rank = os.environ.get("RANK", "")
+    info = {
+        "profile": config.profile,
+        "host": socket.gethostname(),
+        "world_size": os.environ.get("WORLD_SIZE", "1"),
+    }
+    return RunStatus(
+        run=clean_text(config.run or "training"),
+        rank=config.rank if config.rank is not None else int(rank) if rank.isdecimal() else 0,
+        info=MappingProxyType(info),
+    )

@@ -59,18 +59,26 @@ class Ledger:
             "totals": self.totals._asdict(),
             "step_buckets": list(self.step_buckets),
             "history": self.history.state_dict(),
+            "loss_scale": self.loss_scale,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over saved books. What is missing starts afresh, what is unknown is ignored."""
-        self.loss_ema.load_state_dict(state.get("loss_ema", {}))
-        self.grad_norm_ema.load_state_dict(state.get("grad_norm_ema", {}))
-        sums = state.get("totals", {})
-        self.totals = Totals(*[sums.get(name, 0.0) for name in Totals._fields])
-        buckets = state.get("step_buckets", [])
-        fits = len(buckets) == len(self.step_buckets)
-        self.step_buckets = list(buckets) if fits else [0] * len(self.step_buckets)
-        self.history.load_state_dict(state.get("history", {}))
+        """Take over saved books. What is missing starts afresh, what is unknown is ignored.
+
+        A histogram with other buckets than these cannot go on, so it and its sum start afresh.
+        """
+        self.loss_ema.load_state_dict(state.get("loss_ema") or {})
+        self.grad_norm_ema.load_state_dict(state.get("grad_norm_ema") or {})
+        sums = state.get("totals") or {}
+        self.totals = Totals(*[float(sums.get(name) or 0.0) for name in Totals._fields])
+        buckets = state.get("step_buckets") or []
+        if len(buckets) == len(self.step_buckets):
+            self.step_buckets = [int(count) for count in buckets]
+        else:
+            self.step_buckets = [0] * len(self.step_buckets)
+            self.totals = self.totals._replace(step_seconds=0.0)
+        self.history.load_state_dict(state.get("history") or {})
+        self.loss_scale = state.get("loss_scale")
 
     def _copy(self) -> Ledger:
         later = Ledger.__new__(Ledger)
@@ -88,14 +96,14 @@ class Ledger:
         norms = [step.grad_norm for step in steps if step.grad_norm is not None]
         finite_losses = [x for x in losses if isfinite(x)]
         finite_norms = [x for x in norms if isfinite(x)]
-        waits = [step.data_wait_seconds for step in steps if step.data_wait_seconds is not None]
-        durations = [step.step_seconds for step in steps if step.step_seconds is not None]
+        durations = _amounts([step.step_seconds for step in steps])
         before = self.totals
         self.totals = Totals(
             steps=before.steps + len(steps),
-            tokens=before.tokens + sum([step.tokens or 0.0 for step in steps]),
-            samples=before.samples + sum([step.samples or 0.0 for step in steps]),
-            data_wait_seconds=before.data_wait_seconds + sum(waits),
+            tokens=before.tokens + sum(_amounts([step.tokens for step in steps])),
+            samples=before.samples + sum(_amounts([step.samples for step in steps])),
+            data_wait_seconds=before.data_wait_seconds
+            + sum(_amounts([step.data_wait_seconds for step in steps])),
             clipped_steps=before.clipped_steps + sum(map(_was_clipped, steps)),
             skipped_steps=before.skipped_steps + self._skips_in(steps),
             non_finite_losses=before.non_finite_losses + len(losses) - len(finite_losses),
@@ -116,6 +124,11 @@ class Ledger:
             fell = before is not None and self.loss_scale is not None and self.loss_scale < before
             skips += bool(step.skipped or fell)
         return skips
+
+
+def _amounts(values: list[float | None]) -> list[float]:
+    """Those of the values that a sum may take in: a counter never falls, and never is NaN."""
+    return [value for value in values if value is not None and 0.0 <= value < inf]
 
 
 def _was_clipped(step: StepSignals) -> bool:

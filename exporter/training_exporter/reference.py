@@ -24,11 +24,11 @@ DETECTORS_INTRODUCTION = """\
 <!-- Made from exporter/training_exporter/detectors by `make docs`. -->
 # Detectors
 
-There are two profiles: `robust`, the default, which was tuned on real training logs, and `textbook`,
-the published formulas as they stand. A detector judges each step. Findings at most ten steps apart
-are one anomaly: it is counted once in `training_anomalies_total`, is one warning in the log, and
-stays active in `training_anomaly_active` until ten steps in a row were quiet. Losses and norms that
-are not finite are judged by `non_finite` alone; no other detector takes them in.
+There are two profiles: `robust`, the default, which was tuned on real training logs, and
+`textbook`, the published formulas as they stand. A detector judges each step. Findings at most ten
+steps apart are one anomaly: it is counted once in `training_anomalies_total`, is one warning in the
+log, and stays active in `training_anomaly_active` until ten steps in a row were quiet. Losses and
+norms that are not finite are judged by `non_finite` alone; no other detector takes them in.
 
 Options are set by kind: `PrometheusCallback(detectors={"loss_spike": {"jump": 2.0}})`, or in the
 environment, `TRAINING_EXPORTER_DETECTORS="loss_spike.jump=2,throughput_drop.patience=20"`. A value

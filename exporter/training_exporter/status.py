@@ -50,6 +50,15 @@ class RunStatus(NamedTuple):
         return {"run": self.run, "rank": str(self.rank)}
 
 
+class StatusBoard:
+    """Where the present status of a run hangs: the training thread replaces it, others read it."""
+
+    __slots__ = ("__weakref__", "status")
+
+    def __init__(self, status: RunStatus) -> None:
+        self.status = status
+
+
 class ExporterHealth:
     """Counters of the exporter's own trouble and cost.
 

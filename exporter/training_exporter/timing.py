@@ -29,7 +29,13 @@ class StepTimer:
     def start(self) -> None:
         """The loop begins now. Without it, it begins with the first wait or lap."""
         self._started = self._idle_since = self._clock()
+        self._pausing = False
         self._clear()
+
+    def idle(self) -> None:
+        """Nothing but waiting for data is to come now, until `data_arrived`."""
+        if self._started is not None:
+            self._idle_since = self._clock()
 
     def waited(self, seconds: float) -> None:
         """Count a wait for data that has just ended, unless it is part of a pause."""
@@ -55,9 +61,9 @@ class StepTimer:
         if self._pausing:
             yield
             return
-        self._pausing = True
         started = self._clock()
         try:
+            self._pausing = True
             yield
         finally:
             self._pausing = False

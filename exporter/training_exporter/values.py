@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Real
 from types import MappingProxyType
 
@@ -16,15 +17,17 @@ def clean_text(text: object) -> str:
 
 
 def numbers_of(values: Mapping[str, object]) -> dict[str, float]:
-    """The plain numbers among the values, NaN and Inf included; bools and all else are left out.
-
-    Tensors are left out too: to read one may wait for the device.
-    """
-    return {
-        clean_text(name): float(value)
-        for name, value in values.items()
-        if isinstance(value, Real) and not isinstance(value, bool)
-    }
+    """The numbers among the values, NaN and Inf included; bools and all else are left out, tensors
+    on a device too: to read one may wait for it."""
+    numbers = {}
+    for name, value in values.items():
+        # A tensor on the CPU is there already; any other may have to be waited for.
+        if getattr(value, "is_cpu", False) and value.numel() == 1:  # type: ignore[attr-defined]
+            value = value.tolist()  # type: ignore[attr-defined]
+        if isinstance(value, Real) and not isinstance(value, bool):
+            with suppress(OverflowError):  # a whole number that no float can hold
+                numbers[clean_text(name)] = float(value)
+    return numbers
 
 
 def merge_capped(

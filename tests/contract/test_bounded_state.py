@@ -51,6 +51,6 @@ def test_memory_is_constant(profile: str) -> None:
             if step % 500 == 0:
                 exporter.observe_evaluation({"loss": random.random()}, dataset=f"set {step}")
                 exporter.observe_logged({f"value {step}": 1.0})
-        sizes.append(deep_size(exporter.monitor))
+        sizes.append(deep_size((exporter.monitor, exporter.status, exporter.health.errors)))
 
     assert sizes[1] < sizes[0] * 1.2

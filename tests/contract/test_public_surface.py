@@ -25,7 +25,7 @@ def test_the_exporters_methods() -> None:
         "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
         "evaluating", "finish", "identify", "observe", "observe_evaluation", "observe_gradients",
         "observe_logged", "paused", "port", "saving", "set_nan_filter", "set_state", "snapshot",
-        "start", "step", "url",
+        "start", "status", "step", "url",
     }  # fmt: skip
 
 

@@ -123,7 +123,8 @@ PLACES = (
     "exporter.observe_evaluation",
     "exporter.finish",
     "exporter.count_dropped",
-    "exporter._listen",
+    "exporter._serving._listen",
+    "exporter.timer.idle",
     "exporter._pause",
     "exporter._count_pause",
     "exporter._announce",
@@ -270,7 +271,7 @@ def test_the_socket_is_closed_under_us(untouched: Weights, tmp_path: Path) -> No
 
     class Closing(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            server: Any = exporter._server
+            server: Any = exporter._serving.server
             server._socket.close()
 
     try:

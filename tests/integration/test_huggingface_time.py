@@ -148,3 +148,13 @@ def test_the_parts_are_the_whole(tmp_path: Path) -> None:
     )
 
     assert 0.5 * seconds <= parts <= seconds
+
+
+def test_what_other_callbacks_do_after_a_step_is_no_wait_for_data(tmp_path: Path) -> None:
+    """A slow hook of somebody else is not taken for a slow data loader."""
+    slow = SlowHook("on_step_end")
+
+    exporter, _ = timed(tmp_path, slow)
+
+    assert slow.naps == STEPS
+    assert exporter.snapshot.totals.data_wait_seconds < NAP

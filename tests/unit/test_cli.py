@@ -179,4 +179,6 @@ def test_markdown_escapes_what_would_end_a_cell() -> None:
     """A help text with a bar in it stays in its cell."""
     metric = Metric("training_x", "gauge", "Either | or.", ("a",), {"a": ("1", "2")}, "Things")
 
-    assert "| `training_x` | gauge | `a` | Either \\| or. |" in reference.metrics_markdown({"x": metric})
+    assert "| `training_x` | gauge | `a` | Either \\| or. |" in reference.metrics_markdown(
+        {"x": metric}
+    )

@@ -29,6 +29,12 @@ def test_defaults_are_valid() -> None:
         ("ema_beta", float("nan"), "at least 0 and below 1"),
         ("run", "  ", "not empty"),
         ("max_logged_values", True, "0 to 100000"),
+        ("serve", "no", "True or False"),
+        ("strict", 1, "True or False"),
+        ("address", 123, "a text"),
+        ("detectors", None, "options by kind"),
+        ("ema_beta", False, "at least 0 and below 1"),
+        ("run", 5, "not empty"),
     ],
 )
 def test_nonsense_is_refused_with_the_valid_values(setting: str, value: Any, valid: str) -> None:
@@ -97,10 +103,9 @@ def test_an_unknown_variable_is_warned_about(logs: pytest.LogCaptureFixture) -> 
     assert "TRAINING_EXPORTER_PORT," in logs.text
 
 
-@pytest.mark.parametrize(("value", "rank"), [("2", 2), ("", None), ("two", None)])
-def test_the_launcher_tells_the_rank(value: str, rank: int | None) -> None:
-    """RANK is taken when it is a number, and ignored when it is none."""
-    assert ExporterConfig.from_environ({"RANK": value}).rank == rank
+def test_an_empty_variable_is_not_set() -> None:
+    """That is how compose files and launch scripts pass on what nobody has set."""
+    assert ExporterConfig.from_environ({"TRAINING_EXPORTER_PORT": ""}) == ExporterConfig()
 
 
 def test_config_cannot_be_changed() -> None:

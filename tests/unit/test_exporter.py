@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import gc
 import math
+import socket
+import threading
 from collections.abc import Mapping
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
@@ -218,3 +221,127 @@ def test_an_exporter_that_is_dropped_is_freed() -> None:
     gc.collect()
 
     assert reference() is None
+
+
+@pytest.mark.parametrize(("value", "rank"), [("2", 2), ("", 0), ("two", 0)])
+def test_the_launcher_tells_the_rank(
+    monkeypatch: pytest.MonkeyPatch, value: str, rank: int
+) -> None:
+    """RANK is taken when it is a number, whichever way the settings came."""
+    monkeypatch.setenv("RANK", value)
+
+    assert TrainingExporter(serve=False).status.rank == rank
+    assert TrainingExporter(ExporterConfig(serve=False)).status.rank == rank
+    assert TrainingExporter(serve=False, rank=7).status.rank == 7
+
+
+def test_a_second_block_is_a_new_run() -> None:
+    """The end of the first does not stick to the second."""
+    exporter = TrainingExporter(serve=False)
+    with pytest.raises(ValueError, match="bad"), exporter:
+        raise ValueError("bad")
+
+    with exporter:
+        exporter.step(loss=1.0)
+        with exporter.evaluating():
+            during = exporter.status
+
+    assert (during.state, during.failure) == ("evaluating", None)
+    assert (exporter.status.state, exporter.status.failure) == ("completed", None)
+
+
+def test_a_step_that_is_no_step_is_refused_and_the_next_one_is_fine(
+    logs: pytest.LogCaptureFixture,
+) -> None:
+    """Text for a loss costs no detector its job, and no later step its place."""
+    exporter = TrainingExporter(serve=False)
+
+    for step in range(1, 101):
+        loss: Any = "2.0" if step == 50 else 2.0
+        exporter.observe(StepSignals(step, 0.0, loss=loss))
+    ready = [status.kind for status in exporter.snapshot.anomalies if status.ready]
+
+    assert exporter.snapshot.totals.steps == 99
+    assert exporter.health.errors["observe"] == 1
+    assert "loss_spike" in ready
+    assert "loss must be a number" in logs.text
+
+
+def test_each_detector_that_fails_is_logged(logs: pytest.LogCaptureFixture) -> None:
+    """The second one is not hidden by the first."""
+    other = Exploding()
+    other.kind = "other"
+
+    TrainingExporter(serve=False, detectors=[Exploding(), other]).observe(StepSignals(1, 0.0))
+    later = TrainingExporter(serve=False, detectors=[LateExploding(1), LateExploding(2)])
+    for step in (1, 2):
+        later.observe(StepSignals(step, 0.0))
+
+    assert "late1" in logs.text
+    assert "late2" in logs.text
+
+
+class LateExploding(Exploding):
+    def __init__(self, step: int) -> None:
+        self.kind = f"late{step}"
+        self._step = step
+
+    def observe(self, signals: StepSignals) -> Verdict:
+        if signals.step == self._step:
+            raise RuntimeError("planted")
+        return HEALTHY
+
+
+def test_one_registry_for_run_after_run() -> None:
+    """The newest exporter's metrics are in it; a notebook's second run is no clash of names."""
+    registry = CollectorRegistry()
+
+    for run in ("first", "second"):
+        TrainingExporter(serve=False, registry=registry, run=run).observe(StepSignals(1, 0.0))
+
+    assert registry.get_sample_value("training_step", {"run": "second", "rank": "0"}) == 1
+    assert registry.get_sample_value("training_step", {"run": "first", "rank": "0"}) is None
+
+
+def test_the_end_can_still_be_scraped() -> None:
+    """The page outlives the block, or nobody would ever see the run completed."""
+    with TrainingExporter(port=0, address="127.0.0.1") as exporter:
+        exporter.step(loss=1.0)
+    with urlopen(f"{exporter.url}/metrics") as page:
+        text = page.read().decode()
+    exporter.close()
+
+    assert 'state="completed"} 1.0' in text
+    assert exporter.url is None
+
+
+def test_an_exporter_that_is_dropped_takes_its_server_along() -> None:
+    """A Trainer built again and again in a notebook does not eat up ports and threads."""
+    before = threading.active_count()
+    for _ in range(3):
+        TrainingExporter(port=0, address="127.0.0.1").start()
+        gc.collect()
+
+    assert threading.active_count() <= before
+
+
+def test_another_port_than_the_wanted_one_is_a_warning(logs: pytest.LogCaptureFixture) -> None:
+    """It is seen with Python's default logging too."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        exporter = TrainingExporter(port=port, address="127.0.0.1").start()
+    exporter.close()
+
+    record = next(record for record in logs.records if "is taken" in record.getMessage())
+    assert record.levelname == "WARNING"
+    assert str(port) in record.getMessage()
+
+
+def test_sums_never_fall_and_never_are_nan(exporter: TrainingExporter) -> None:
+    """Whatever a loop says its tokens and waits were."""
+    for bad in (math.nan, math.inf, -500.0):
+        exporter.observe(StepSignals(1, 0.0, tokens=bad, samples=bad, data_wait_seconds=bad))
+    exporter.observe(StepSignals(2, 0.0, tokens=5.0, samples=1.0, data_wait_seconds=0.5))
+    totals = exporter.snapshot.totals
+
+    assert (totals.tokens, totals.samples, totals.data_wait_seconds) == (5.0, 1.0, 0.5)

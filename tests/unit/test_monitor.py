@@ -10,7 +10,6 @@ import pytest
 from training_exporter.catalog import RESTART
 from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
 from training_exporter.monitor import (
-    CALM_STEPS,
     MAX_DATASETS,
     RECENT_ANOMALIES,
     RECENT_STEPS,
@@ -18,6 +17,7 @@ from training_exporter.monitor import (
     TrainingMonitor,
 )
 from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.track import CALM_STEPS
 
 NAN = float("nan")
 INF = float("inf")
@@ -213,9 +213,8 @@ def test_a_detector_that_raises_is_retired_and_the_rest_goes_on() -> None:
 
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert monitor.snapshot.totals.steps == 2
-    assert [(status.kind, status.total) for status in monitor.snapshot.anomalies] == [
-        ("scripted", 1)
-    ]
+    statuses = [(status.kind, status.total, status.ready) for status in monitor.snapshot.anomalies]
+    assert statuses == [("bad", 0, False), ("scripted", 1, True)]
 
 
 def test_evaluations_are_judged_and_kept_by_data_set() -> None:

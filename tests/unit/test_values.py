@@ -16,11 +16,21 @@ def test_only_plain_numbers_come_through() -> None:
     assert numbers_of({**values, "h": Decimal(1)}) == {"a": 1.0, "b": 2.5, "g": 0.5}
 
 
-def test_tensors_are_left_out() -> None:
-    """To read a tensor may wait for the device."""
+def test_tensors_are_read_where_nobody_waits_for_them() -> None:
+    """One on the CPU is there; one on a device may have to be waited for, and is left out."""
     torch = pytest.importorskip("torch")
+    values = {
+        "cpu": torch.tensor(1.0),
+        "several": torch.ones(2),
+        "device": torch.ones((), device="meta"),
+    }
 
-    assert numbers_of({"t": torch.tensor(1.0)}) == {}
+    assert numbers_of(values) == {"cpu": 1.0}
+
+
+def test_a_number_too_large_for_a_float_takes_only_itself_along() -> None:
+    """The others of the same log come through."""
+    assert numbers_of({"huge": 10**400, "a": 1}) == {"a": 1.0}
 
 
 @pytest.mark.parametrize(

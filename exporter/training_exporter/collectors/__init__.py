@@ -1,2 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scrape reads. Each collector renders readings that already lie ready."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from training_exporter.catalog import COLLECTOR_ERROR
+from training_exporter.collectors.guard import GuardedCollectors
+from training_exporter.collectors.own import OwnCollector
+from training_exporter.collectors.training import TrainingCollector
+from training_exporter.monitor import TrainingMonitor
+from training_exporter.status import ExporterHealth, StatusBoard
+
+
+def collectors_of(
+    board: StatusBoard, monitor: TrainingMonitor, health: ExporterHealth
+) -> GuardedCollectors:
+    """All collectors of one exporter, behind one guard."""
+
+    def labels() -> dict[str, str]:
+        return board.status.labels
+
+    collectors = {
+        "training": TrainingCollector(lambda: board.status, lambda: monitor.snapshot),
+        "exporter": OwnCollector(labels, health),
+    }
+    return GuardedCollectors(collectors, labels, partial(health.count_error, COLLECTOR_ERROR))

@@ -7,9 +7,10 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from training_exporter.signals import StepSignals
+from training_exporter.values import clean_text
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,14 @@ MAX_GROUPS: Final = 16
 _COLUMNS: Final = ("loss", "tokens", "samples", "grad_norm", "loss_scale")
 _LOSS, _TOKENS, _SAMPLES, _GRAD_NORM, _LOSS_SCALE = range(len(_COLUMNS))
 _WIDTH: Final = len(_COLUMNS) + MAX_GROUPS
+
+
+class Watcher(Protocol):
+    """What takes finished steps."""
+
+    def observe(self, signals: StepSignals, /) -> object: ...
+
+    def count_dropped(self, steps: int, series: int, /) -> object: ...
 
 
 class _Recording:
@@ -98,6 +107,7 @@ class StepRecorder:
         self._slots = slots
         self._open_rows = open_rows
         self._rows: AsyncRows | None = None
+        self._reported = (0, 0)
         self._current = _Recording()
         self._closed: deque[_Closed] = deque()
         self._arrived: list[StepSignals] = []
@@ -125,6 +135,7 @@ class StepRecorder:
     def set_learning_rate(self, group: str, value: object) -> None:
         """Set the learning rate of a parameter group in this step; the last one counts."""
         groups = self._current.groups
+        group = clean_text(group)
         column = groups.get(group)
         if column is None:
             if len(groups) == MAX_GROUPS:
@@ -174,6 +185,19 @@ class StepRecorder:
         self._collect(wait=True)
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    def hand_on(self, watcher: Watcher, *, wait: bool = False) -> None:
+        """Give the watcher the steps that have arrived, and tell it what was dropped.
+
+        Args:
+            watcher: takes the steps; the exporter.
+            wait: wait for all outstanding steps, which is for the end of training only.
+        """
+        steps, rates = self._reported
+        self._reported = (self.dropped, self.dropped_rates)
+        watcher.count_dropped(self.dropped - steps, self.dropped_rates - rates)
+        for signals in self.flush() if wait else self.completed():
+            watcher.observe(signals)
 
     def _record(self, column: int, value: object, *, add: bool) -> None:
         if value is None:

@@ -26,10 +26,11 @@ OWN_KEYS = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
 class PrometheusCallback(TrainerCallback):
     """Exports what a Trainer does, each step, as it really is.
 
-    Give it to the Trainer (`callbacks=[PrometheusCallback()]` or `trainer.add_callback(...)`), or
-    call `exporter.attach(trainer)`. It serves from the moment the Trainer is built until the
-    process ends. It never changes what the Trainer computes or logs, and none of its own errors
-    reaches the training.
+    Give it to the Trainer, `callbacks=[PrometheusCallback()]`, or call `exporter.attach(trainer)`.
+    One that is added later, by `trainer.add_callback`, works too, but of crashes in the first
+    `train()` it sees only those in a training step. It serves from the moment the Trainer is built
+    until the process ends. It never changes what the Trainer computes or logs, and none of its own
+    errors reaches the training.
 
     Args:
         exporter: the exporter to use; None makes one.
@@ -45,7 +46,6 @@ class PrometheusCallback(TrainerCallback):
             raise TypeError(f"give either exporter or settings, not both: {', '.join(settings)}")
         self.exporter = exporter or TrainingExporter(**settings)
         self._recorder = StepRecorder()
-        self._dropped = 0
         self._norm_seen = False
         self._inside_train = False
         self._inside_step = False
@@ -86,6 +86,7 @@ class PrometheusCallback(TrainerCallback):
         # What other callbacks do once a checkpoint is written, uploads say, is saving too.
         handler = getattr(trainer, "callback_handler", None)
         wrap_method(handler, "on_save", self._around_save)
+        wrap_method(handler, "on_step_end", self._around_step_end)
 
     # Hooks, in the order of a run
 
@@ -103,6 +104,7 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.set_state(catalog.RUNNING)
             self._recorder.discard()
+            self._inside_step, self._evaluations_open = False, 0
             self.exporter.timer.start()
 
     def on_step_begin(
@@ -111,7 +113,7 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.boundary.at(catalog.STEP_ERROR):
             self.exporter.timer.data_arrived()
             self._norm_seen = False
-            self._hand_on()
+            self._recorder.hand_on(self.exporter)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -143,7 +145,7 @@ class PrometheusCallback(TrainerCallback):
                 data_wait_seconds=waited,
                 memory_allocated_bytes=allocated_bytes(),
             )
-            self._hand_on()
+            self._recorder.hand_on(self.exporter)
 
     def on_log(
         self,
@@ -217,6 +219,12 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.paused(catalog.CHECKPOINT):
             return save(*args, **kwargs)
 
+    def _around_step_end(self, step_end: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        control = step_end(*args, **kwargs)
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            self.exporter.timer.idle()  # what other callbacks did until here was no wait for data
+        return control
+
     def _around_evaluate(self, evaluate: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         self._evaluation_logs = {}
         reported = self._evaluations_reported
@@ -257,17 +265,10 @@ class PrometheusCallback(TrainerCallback):
                 )
             self._wrap(trainer)
 
-    def _hand_on(self) -> None:
-        dropped, self._dropped = self._recorder.dropped - self._dropped, self._recorder.dropped
-        self.exporter.count_dropped(dropped)
-        for signals in self._recorder.completed():
-            self.exporter.observe(signals)
-
     def _finish(self, error: BaseException | None) -> None:
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             # After an error the device may hang, and who waits for it would never end.
-            for signals in self._recorder.flush() if error is None else self._recorder.completed():
-                self.exporter.observe(signals)
+            self._recorder.hand_on(self.exporter, wait=error is None)
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.finish(error)
 

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
 from training_exporter.device.memory import allocated_bytes
-from training_exporter.device.recorder import StepRecorder
+from training_exporter.device.recorder import StepRecorder, Watcher
 from training_exporter.integrations.optimizer import learning_rates
 from training_exporter.integrations.optimizer import loss_scale as scale_of
-from training_exporter.signals import StepSignals
 from training_exporter.timing import StepTimer
 
 if TYPE_CHECKING:
@@ -28,14 +27,10 @@ if TYPE_CHECKING:
     Parameters = Tensor | Iterable[Tensor]
 
 
-class Watcher(Protocol):
+class LoopWatcher(Watcher, Protocol):
     """What a loop needs of the exporter."""
 
     boundary: StepBoundary
-
-    def observe(self, signals: StepSignals, /) -> object: ...
-
-    def count_dropped(self, n: int, /) -> object: ...
 
 
 class TorchLoop:
@@ -55,7 +50,7 @@ class TorchLoop:
 
     def __init__(
         self,
-        exporter: Watcher,
+        exporter: LoopWatcher,
         *,
         timer: StepTimer | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -66,7 +61,6 @@ class TorchLoop:
         self._wall_clock = wall_clock
         self._recorder = recorder or StepRecorder()
         self._step = 0
-        self._dropped = 0
         self._clip_threshold: float | None = None
         self._norm_seen = False
 
@@ -194,7 +188,7 @@ class TorchLoop:
             wait: for the device to finish them. After a failure or an interrupt better not: a
                 device that hangs would keep the process from ending.
         """
-        self._hand_on(self._recorder.flush() if wait else self._recorder.completed())
+        self._recorder.hand_on(self._exporter, wait=wait)
 
     def _timed(self, waited: float | None) -> dict[str, Any]:
         given = waited if isinstance(waited, Real) else None  # the lap ends whatever was given
@@ -217,18 +211,10 @@ class TorchLoop:
         self._recorder.set_grad_norm(norm)
         self._norm_seen = norm is not None
 
-    def _hand_on(self, completed: list[StepSignals]) -> None:
-        dropped = self._recorder.dropped - self._dropped
-        if dropped:
-            self._dropped += dropped
-            self._exporter.count_dropped(dropped)
-        for signals in completed:
-            self._exporter.observe(signals)
-
     def _close(self, fields: dict[str, Any]) -> None:
         self._start_afresh()
         self._recorder.finish(step=self._step, timestamp=self._wall_clock(), **fields)
-        self._hand_on(self._recorder.completed())
+        self._recorder.hand_on(self._exporter)
 
     def _start_afresh(self) -> None:
         self._clip_threshold = None

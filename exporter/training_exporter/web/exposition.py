@@ -57,7 +57,7 @@ def render(registry: Collects, accept: str) -> tuple[bytes, str]:
     openmetrics = content_type.startswith(_OPENMETRICS)
     write, end = (_openmetrics, _END) if openmetrics else (_classic, "")
     texts = [_written(family, write, encode, end) for family in registry.collect()]
-    return "".join([*texts, end]).encode(), content_type
+    return "".join([*texts, end]).encode("utf-8", "replace"), content_type
 
 
 def _choose(accept: str) -> tuple[Encoder, str]:

@@ -136,16 +136,18 @@ def _bind(address: str, port: int, tries: int) -> socket.socket:
 
 def _listen(address: str, port: int) -> socket.socket:
     """Bind and listen; only both together tell whether a port is free."""
-    choices = socket.getaddrinfo(
-        address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    host = address.strip("[]") or None  # the brackets of an IPv6 address in a URL
+    try:
+        choices = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, f"no name of a machine: {error}") from error
     # A name may stand for both families on a machine that has only the older one.
     family, kind, protocol, _, where = min(choices, key=lambda choice: choice[0] != socket.AF_INET)
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address != "::")
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         sock.bind(where)
         sock.listen(BACKLOG)
     except BaseException:

@@ -34,8 +34,8 @@ class Exporter:
     def observe(self, signals: StepSignals) -> None:
         self.seen.append(signals)
 
-    def count_dropped(self, n: int) -> None:
-        self.dropped += n
+    def count_dropped(self, steps: int, series: int) -> None:
+        self.dropped += steps
 
     @property
     def last(self) -> StepSignals:

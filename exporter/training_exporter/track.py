@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From verdicts to anomalies: when one begins, how long it goes on, how many there were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from training_exporter.catalog import RESTART
+from training_exporter.detectors.base import (
+    WARMING_UP,
+    Detector,
+    EvaluationDetector,
+    Finding,
+    Verdict,
+)
+from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.snapshot import AnomalyStatus
+
+CALM_STEPS = 10
+"""Steps without a finding after which an anomaly is over; the same gap that labels merge over."""
+
+
+class Track:
+    """A detector and the story of its findings.
+
+    Attributes:
+        observe: judges a step; the detector's own method until the detector is retired.
+        verdict: the last verdict.
+        active: whether an anomaly goes on.
+    """
+
+    __slots__ = (
+        "_calm", "_detector", "_last", "_last_step", "_retired", "_total", "active", "kind",
+        "observe", "verdict",
+    )  # fmt: skip
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._retired = False
+        self.kind = detector.kind
+        self.observe = detector.observe
+        self.verdict: Verdict = WARMING_UP
+        self.active = False
+        self._calm = 0
+        self._total = 0
+        self._last: Finding | None = None
+        self._last_step: int | None = None
+
+    def observe_evaluation(self, evaluation: Evaluation) -> Verdict:
+        """Judge an evaluation, if the detector does such a thing."""
+        if self._retired or not isinstance(self._detector, EvaluationDetector):
+            return self.verdict
+        return self._detector.observe_evaluation(evaluation)
+
+    def found(self, finding: Finding, step: int) -> bool:
+        """Note a finding; True when it begins a new anomaly. Each restart is one of its own."""
+        begins = not self.active or self.kind == RESTART
+        self._total += begins
+        self.active, self._calm = True, 0
+        self._last, self._last_step = finding, step
+        return begins
+
+    def settle(self, step: int) -> None:
+        """Note that an active anomaly goes on, or has been quiet for another step."""
+        if isinstance(self.verdict, Finding):
+            self._last_step = step
+        else:
+            self._calm += 1
+            self.active = self._calm < CALM_STEPS
+
+    def forget_levels(self) -> None:
+        """Start judging afresh, and keep the count of what was found."""
+        self.verdict, self.active = WARMING_UP, False
+        if not self._retired:
+            self._detector.load_state_dict({})
+
+    def retire(self) -> None:
+        """Never ask the detector again. What it has found stays; it counts as not ready."""
+        self._retired = True
+        self.observe = _not_asked
+        self.verdict, self.active = WARMING_UP, False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "detector": {} if self._retired else self._detector.state_dict(),
+            "total": self._total,
+            "last_step": self._last_step,
+            "last": None if self._last is None else [_portable(x) for x in self._last],
+            "active": self.active,
+            "calm": self._calm,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved story. What is missing starts afresh."""
+        if not self._retired:
+            self._detector.load_state_dict(state.get("detector") or {})
+        self._total = state.get("total", 0)
+        self._last_step = state.get("last_step")
+        last = state.get("last")
+        self._last = Finding(*map(float, last)) if last else None
+        self.active, self._calm = state.get("active", False), state.get("calm", 0)
+        self.verdict = WARMING_UP
+
+    def status(self) -> AnomalyStatus:
+        value, threshold = self._last or (None, None)
+        ready = self.verdict is not WARMING_UP
+        return AnomalyStatus(
+            self.kind, ready, self.active, self._total, self._last_step, value, threshold
+        )
+
+
+def _not_asked(signals: StepSignals) -> Verdict:
+    return WARMING_UP
+
+
+def _portable(x: float) -> float | str:
+    """A number that any JSON can hold; `float` reads both."""
+    return x if isfinite(x) else str(x)
