@@ -8,9 +8,13 @@ but Python, was held up while scrapes went on, beside the same without scrapes.
 from __future__ import annotations
 
 import http.client
-import threading
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 from time import perf_counter, sleep
+from typing import IO
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -39,6 +43,7 @@ def count_series(registry: CollectorRegistry) -> int:
 
 
 def scrape(port: int, accept: str) -> float:
+    """Seconds that one scrape takes."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     started = perf_counter()
     connection.request("GET", "/metrics", headers={"Accept": accept})
@@ -48,10 +53,24 @@ def scrape(port: int, accept: str) -> float:
     return seconds
 
 
-def spaced_scrape(port: int, accept: str) -> float:
-    """A scrape after a pause, since the server slows down who scrapes without one."""
-    sleep(0.1)
-    return scrape(port, accept)
+def scrape_for_ever(port: int, accept: str, interval: float) -> None:
+    """The part of Prometheus, in a process of its own: prints the seconds of each scrape."""
+    while True:
+        print(scrape(port, accept), flush=True)
+        sleep(interval)
+
+
+@contextmanager
+def scraper(port: int, accept: str, interval: float) -> Iterator[IO[str]]:
+    """A process that scrapes, and its output."""
+    command = [sys.executable, "-m", "benchmarks.scrape", str(port), accept, str(interval)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the first scrape warms up both sides
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
 
 
 def longest_gap(seconds: float) -> float:
@@ -65,35 +84,20 @@ def longest_gap(seconds: float) -> float:
     return longest
 
 
-def stall_while_scraped(port: int, seconds: float = 5.0) -> float:
-    stop = threading.Event()
-
-    def scraper() -> None:
-        while not stop.is_set():
-            scrape(port, ACCEPT["OpenMetrics"])
-            sleep(0.05)
-
-    thread = threading.Thread(target=scraper)
-    thread.start()
-    longest = longest_gap(seconds)
-    stop.set()
-    thread.join()
-    return longest
-
-
 def main(arguments: list[str]) -> None:
     exporter = exporter_with_many_series()
     assert exporter.port is not None
     print(f"{count_series(exporter.registry)} series")
     for name, accept in ACCEPT.items():
-        times = sorted(spaced_scrape(exporter.port, accept) for _ in range(50))
+        with scraper(exporter.port, accept, interval=0.1) as output:
+            times = sorted(float(output.readline()) for _ in range(50))
         print_milliseconds(f"scrape, {name}, median of 50", median(times))
         print_milliseconds(f"scrape, {name}, worst of 50", times[-1])
     library = [_library_seconds(exporter.registry) for _ in range(50)]
     print_milliseconds("prometheus_client's rendering alone, median", median(library))
     print_milliseconds("longest stall of a busy thread, no scrape", longest_gap(5.0))
-    stall = stall_while_scraped(exporter.port)
-    print_milliseconds("longest stall, 20 scrapes a second", stall)
+    with scraper(exporter.port, ACCEPT["OpenMetrics"], interval=0.2):
+        print_milliseconds("longest stall, five scrapes a second", longest_gap(5.0))
     exporter.close()
 
 
@@ -105,3 +109,7 @@ def _library_seconds(registry: CollectorRegistry) -> float:
 
 def print_milliseconds(what: str, seconds: float) -> None:
     print(f"{what:48} {seconds * 1e3:8.2f} ms")
+
+
+if __name__ == "__main__":
+    scrape_for_ever(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]))

@@ -31,29 +31,19 @@ class Families:
         return self.several(metric, [(tuple(labels.values()), value)])
 
     def by_label(self, metric: Metric, values: Mapping[str, float | None]) -> Iterator[Family]:
-        """A family with one series for each value of its only label.
-
-        Written apart from `several` because pages are long where one of these is: half the time.
-        """
-        family = empty_family(metric)
-        (label,) = metric.labels
-        family.samples = [
-            Sample(metric.name, {**self._common, label: of}, value)
-            for of, value in values.items()
-            if value is not None
-        ]
-        if family.samples:
-            yield family
+        """A family with one series for each value of its only label."""
+        return self.several(metric, [((of,), value) for of, value in values.items()])
 
     def several(
         self, metric: Metric, rows: Iterable[tuple[Sequence[str], float | None]]
     ) -> Iterator[Family]:
         """A family from rows of (label values in the catalogue's order, value)."""
-        family = empty_family(metric)
-        for labels, value in rows:
-            if value is not None:
-                pairs = zip(metric.labels, labels, strict=True)
-                family.samples.append(Sample(metric.name, {**self._common, **dict(pairs)}, value))
+        family, common, names, name = empty_family(metric), self._common, metric.labels, metric.name
+        family.samples = [
+            _sample(name, {**common, **dict(zip(names, labels, strict=True))}, value)
+            for labels, value in rows
+            if value is not None
+        ]
         if family.samples:
             yield family
 
@@ -70,3 +60,9 @@ class Families:
         family.samples.append(Sample(f"{metric.name}_count", self._common, cumulated))
         family.samples.append(Sample(f"{metric.name}_sum", self._common, total))
         yield family
+
+
+def _sample(name: str, labels: dict[str, str], value: float) -> Sample:
+    """A sample at half the cost of calling its class, which counts on a page of thousands."""
+    sample: Sample = tuple.__new__(Sample, (name, labels, value, None, None, None))
+    return sample

@@ -230,6 +230,9 @@ class StepRecorder:
             if isinstance(value, Real):
                 return float(value)
             raise TypeError(f"expected a number or a tensor, got {type(value).__name__}")
+        at_once = self._rows is None and self._open_rows is None
+        if at_once and type(value) is torch.Tensor and value.is_cpu and not value.dim():
+            return float(value.tolist())  # all there is on a CPU, at a tenth of the way round
         from training_exporter.device import rows as device_rows
 
         tensor = device_rows.single(value)
