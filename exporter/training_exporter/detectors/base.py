@@ -67,14 +67,18 @@ class EvaluationDetector(Detector, Protocol):
 class StatefulDetector:
     """`state_dict` and `load_state_dict` for detectors that name their state.
 
-    A subclass lists the attributes it learns in `_learnt` and sets them all in `_forget`. An
-    attribute is a number, a bool, None, a list of numbers or an Ema.
+    A subclass lists the attributes it learns in `_learnt`, sets them all in `_forget`, and derives
+    from them in `_settle` what it keeps at hand beside them. An attribute is a number, a bool,
+    None, a list of numbers or an Ema.
     """
 
     _learnt: tuple[str, ...] = ()
 
     def _forget(self) -> None:
         """Set every learnt attribute to what it is before the first step."""
+
+    def _settle(self) -> None:
+        """Set what follows from the learnt attributes."""
 
     def state_dict(self) -> dict[str, Any]:
         return {name.lstrip("_"): _exported(getattr(self, name)) for name in self._learnt}
@@ -90,6 +94,7 @@ class StatefulDetector:
                 current.load_state_dict(saved)
             else:
                 setattr(self, name, list(saved) if isinstance(saved, list) else saved)
+        self._settle()
 
 
 def _exported(value: Any) -> Any:

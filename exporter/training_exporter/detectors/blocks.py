@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from training_exporter.detectors.base import Quiet, StatefulDetector, require
 
 BLOCK = 16
@@ -44,12 +41,7 @@ class BlockDetector(StatefulDetector):
     def _forget(self) -> None:
         self._levels: list[float] = []
         self._fresh: list[float] = []
-        self._take_level()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        del self._levels[: -self._kept]
-        self._take_level()
+        self._settle()
 
     def _absorb(self) -> None:
         """Let the fresh values become a block."""
@@ -57,12 +49,12 @@ class BlockDetector(StatefulDetector):
         fresh.sort()
         levels.append(fresh[(len(fresh) - 1) // 2])
         fresh.clear()
-        if len(levels) > self._kept:
-            del levels[0]
-        self._take_level()
+        self._settle()
 
-    def _take_level(self) -> None:
+    def _settle(self) -> None:
+        """Take the level anew."""
         levels = self._levels
+        del levels[: -self._kept]
         blocks = len(levels)
         self._due = _EARLY_BLOCKS[blocks] if blocks < len(_EARLY_BLOCKS) else BLOCK
         self._derive(sorted(levels)[(blocks - 1) // 2] if blocks else None, blocks)

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from training_exporter.catalog import CLIPPING_EXCESS
 from training_exporter.detectors.base import (
     HEALTHY,
@@ -42,10 +39,6 @@ class ClippingExcess(StatefulDetector):
         self._seen = 0
         self._clipped = 0
         self._counts: list[int] = []
-        self._settle()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
         self._settle()
 
     def observe(self, signals: StepSignals) -> Verdict:

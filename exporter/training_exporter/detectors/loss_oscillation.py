@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from training_exporter.catalog import LOSS_OSCILLATION
 from training_exporter.detectors.base import (
     HEALTHY,
@@ -52,10 +49,6 @@ class LossOscillation(StatefulDetector):
         self._wild = 0
         self._top = 0.0
         self._last = 0.0
-        self._settle()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
         self._settle()
 
     def observe(self, signals: StepSignals) -> Verdict:

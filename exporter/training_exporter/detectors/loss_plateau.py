@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import sqrt
-from typing import Any
 
 from training_exporter.catalog import LOSS_PLATEAU
 from training_exporter.detectors.base import (
@@ -99,11 +97,6 @@ class RobustLossPlateau(StatefulDetector):
         self._change = 0.0
         self._verdict: Verdict = WARMING_UP
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._length = max(1, self._length)
-        self._settle()
-
     def observe(self, signals: StepSignals) -> Verdict:
         loss = signals.loss
         if loss is None or loss - loss != 0.0:
@@ -143,6 +136,7 @@ class RobustLossPlateau(StatefulDetector):
 
     def _settle(self) -> None:
         """Set the verdict that holds until the next block is closed."""
+        self._length = max(1, self._length)
         if self._flat >= self._patience:
             self._verdict = Finding(self._change, self._tau)
         elif len(self._means) * self._length >= self._warmup:

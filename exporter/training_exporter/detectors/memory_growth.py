@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from operator import lt
-from typing import Any
 
 from training_exporter.catalog import MEMORY_GROWTH
 from training_exporter.detectors.base import (
@@ -44,11 +42,6 @@ class MemoryGrowth(StatefulDetector):
         self._count = 0
         self._settle()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        del self._floors[: -self._kept]
-        self._settle()
-
     def observe(self, signals: StepSignals) -> Verdict:
         held = signals.memory_allocated_bytes
         if held is None or held - held != 0.0:
@@ -64,13 +57,13 @@ class MemoryGrowth(StatefulDetector):
     def _close_block(self) -> None:
         if self._floor is not None:
             self._floors.append(self._floor)
-        del self._floors[: -self._kept]
         self._floor, self._count = None, 0
         self._settle()
 
     def _settle(self) -> None:
         """Set the verdict that holds until the next block is closed."""
         floors = self._floors
+        del floors[: -self._kept]
         ready = len(floors) >= self._kept
         self._quiet: Quiet = HEALTHY if ready else WARMING_UP
         self._verdict: Verdict = self._quiet

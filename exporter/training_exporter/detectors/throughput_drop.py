@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf
-from typing import Any
 
 from training_exporter.catalog import THROUGHPUT_DROP
 from training_exporter.detectors.base import (
@@ -47,11 +45,7 @@ class ThroughputDrop(StatefulDetector):
         self._fresh: list[float] = []
         self._slow = 0
         self._by_token = False
-        self._derive()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self._derive()
+        self._settle()
 
     def observe(self, signals: StepSignals) -> Verdict:
         cost = signals.step_seconds
@@ -96,9 +90,9 @@ class ThroughputDrop(StatefulDetector):
         self._levels.append(fresh[_BLOCK // 2])
         del self._levels[:-_BLOCKS]
         fresh.clear()
-        self._derive()
+        self._settle()
 
-    def _derive(self) -> None:
+    def _settle(self) -> None:
         """Set the time above which a step is slow."""
         levels = self._levels
         self._quiet: Quiet = HEALTHY if levels else WARMING_UP
