@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from torch.distributed import destroy_process_group
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
@@ -62,6 +63,7 @@ def main(folder: Path, port: int) -> None:
         "errors": exporter.health.errors,
     }
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(report))
+    destroy_process_group()  # without it gloo's threads now and then abort the exiting process
 
 
 if __name__ == "__main__":
