@@ -45,20 +45,22 @@ class CurveHistory:
 
     def add_all(self, steps: Iterable[StepSignals]) -> None:
         """Add steps, oldest first."""
+        loss_peak, norm_peak, pending = self._loss, self._norm, self._pending
         for step in steps:
             loss, norm = step.loss, step.grad_norm
             # A NaN is not above anything, and an infinite value is no point of a curve.
-            if loss is not None and -inf < loss < inf and (self._loss is None or loss > self._loss):
-                self._loss = loss
-            if norm is not None and norm < inf and (self._norm is None or norm > self._norm):
-                self._norm = norm
-            self._pending += 1
-            if self._pending >= self.stride:
-                self._close_point(step.step)
+            if loss is not None and -inf < loss < inf and (loss_peak is None or loss > loss_peak):
+                loss_peak = loss
+            if norm is not None and norm < inf and (norm_peak is None or norm > norm_peak):
+                norm_peak = norm
+            pending += 1
+            if pending >= self.stride:
+                self._add_point(Point(step.step, loss_peak, norm_peak))
+                loss_peak, norm_peak, pending = None, None, 0
+        self._loss, self._norm, self._pending = loss_peak, norm_peak, pending
 
-    def _close_point(self, step: int) -> None:
-        self._points.append(Point(step, self._loss, self._norm))
-        self._restart_point()
+    def _add_point(self, point: Point) -> None:
+        self._points.append(point)
         if len(self._points) >= CAPACITY:
             self._points = [
                 Point(b.step, _larger(a.loss, b.loss), _larger(a.grad_norm, b.grad_norm))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from math import inf, isfinite
 from typing import Any
 
@@ -104,7 +105,7 @@ class Ledger:
             samples=before.samples + sum(_amounts([step.samples for step in steps])),
             data_wait_seconds=before.data_wait_seconds
             + sum(_amounts([step.data_wait_seconds for step in steps])),
-            clipped_steps=before.clipped_steps + sum(map(_was_clipped, steps)),
+            clipped_steps=before.clipped_steps + _clips_in(steps),
             skipped_steps=before.skipped_steps + self._skips_in(steps),
             non_finite_losses=before.non_finite_losses + len(losses) - len(finite_losses),
             non_finite_grad_norms=before.non_finite_grad_norms + len(norms) - len(finite_norms),
@@ -113,11 +114,13 @@ class Ledger:
         self.loss_ema.update_all(finite_losses)
         self.grad_norm_ema.update_all(finite_norms)
         self.history.add_all(steps)
-        for seconds in durations:
-            self.step_buckets[bisect_left(STEP_DURATION_BUCKETS, seconds)] += 1
+        for place in map(bisect_left, repeat(STEP_DURATION_BUCKETS), durations):
+            self.step_buckets[place] += 1
 
     def _skips_in(self, steps: Sequence[StepSignals]) -> int:
         """Count skipped steps. A fused optimiser says nothing of them, but then the scale falls."""
+        if self.loss_scale is None and not any(s.skipped or s.loss_scale for s in steps):
+            return 0  # no mixed precision, no skips: the usual case
         skips = 0
         for step in steps:
             before, self.loss_scale = self.loss_scale, step.loss_scale
@@ -131,6 +134,11 @@ def _amounts(values: list[float | None]) -> list[float]:
     return [value for value in values if value is not None and 0.0 <= value < inf]
 
 
-def _was_clipped(step: StepSignals) -> bool:
-    norm, threshold = step.grad_norm, step.clip_threshold
-    return norm is not None and threshold is not None and threshold < norm < inf
+def _clips_in(steps: Sequence[StepSignals]) -> int:
+    """Count steps whose finite norm was above their threshold."""
+    excesses = [
+        step.grad_norm - step.clip_threshold
+        for step in steps
+        if step.grad_norm is not None and step.clip_threshold is not None
+    ]
+    return len([excess for excess in excesses if 0.0 < excess < inf])
