@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from training_exporter import TrainingExporter
-
-logging.basicConfig(level=logging.INFO)  # shows the address, and each anomaly as one line
 
 inputs = torch.randn(2048, 16)
 targets = inputs.sum(dim=1, keepdim=True)
@@ -27,7 +23,7 @@ with TrainingExporter(run="example-loop") as exporter:
             optimizer.zero_grad()
             loss = nn.functional.mse_loss(model(features), wanted)
             loss.backward()
-            exporter.clip_grad_norm_(model.parameters(), max_norm=1.0)
+            exporter.clip_grad_norm_(model.parameters(), max_norm=10.0)
             optimizer.step()
             exporter.step(
                 loss=loss.detach(),

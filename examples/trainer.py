@@ -6,15 +6,12 @@ Run it, open the address it prints, and watch; everything else is the Trainer's.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from training_exporter.integrations.huggingface import PrometheusCallback
-
-logging.basicConfig(level=logging.INFO)  # shows the address, and each anomaly as one line
 
 model = LlamaForCausalLM(
     LlamaConfig(
@@ -29,7 +26,7 @@ tokens = torch.randint(0, 256, (256, 32))
 trainer = Trainer(
     model=model,
     args=TrainingArguments(
-        output_dir=tempfile.mkdtemp(), run_name="example", max_steps=50, use_cpu=True, report_to=[]
+        output_dir=tempfile.mkdtemp(), run_name="example", max_steps=200, use_cpu=True, report_to=[]
     ),
     train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
     callbacks=[PrometheusCallback()],

@@ -31,7 +31,7 @@ THROUGHPUT_DROP: Final = "throughput_drop"
 RESTART: Final = "restart"
 ANOMALY_KINDS: Final[Mapping[str, str]] = {
     LOSS_SPIKE: "the loss is suddenly far above its recent level",
-    DIVERGENCE: "the loss has left its level for good and keeps rising",
+    DIVERGENCE: "the loss stays above its level or keeps rising",
     LOSS_PLATEAU: "the loss has stopped changing",
     LOSS_OSCILLATION: "the loss swings around its trend",
     GRADIENT_EXPLOSION: "the gradient norm is far above its usual level",

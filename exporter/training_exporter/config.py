@@ -98,6 +98,10 @@ class ExporterConfig:
                 logger.warning(
                     "unknown variable %s; known are %s", variable, ", ".join(sorted(readers))
                 )
+        unknown = set(settings) - set(_READERS)
+        if unknown:
+            valid = ", ".join(_READERS)
+            raise TypeError(f"unknown setting {', '.join(sorted(unknown))}; known are {valid}")
         return cls(**settings)
 
 

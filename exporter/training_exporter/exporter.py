@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import isfinite
 from time import perf_counter, time
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
 from training_exporter.config import DetectorOptions, ExporterConfig
+from training_exporter.console import install_fallback
 from training_exporter.detectors import build_detectors
 from training_exporter.detectors.base import Detector
 from training_exporter.monitor import TrainingMonitor
@@ -81,6 +83,7 @@ class TrainingExporter:
         self.config = config or ExporterConfig.from_environ(os.environ, **settings)
         if detectors is None:
             detectors = build_detectors(self.config.profile, self.config.detectors)
+        install_fallback()
         self.monitor = TrainingMonitor(detectors, ema_beta=self.config.ema_beta)
         self.health = ExporterHealth()
         self.boundary = StepBoundary(self.health)
@@ -212,6 +215,8 @@ class TrainingExporter:
             if self._loop is not None:
                 # After an error the device may hang, and who waits for it would never end.
                 self._loop.finish(wait=error is None)
+        if error is None or isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            self.monitor.end()  # what went on ends with the run, unless the run died of it
         if error is None:
             self.set_state(catalog.COMPLETED)
         elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
@@ -309,13 +314,9 @@ class TrainingExporter:
         for anomaly in recent:
             if any(anomaly is other for other in announced):
                 continue
+            meaning = catalog.ANOMALY_KINDS.get(anomaly.kind, "found by a detector of yours")
             logger.warning(
-                "%s at step %d: %s (value %.6g, threshold %.6g)",
-                anomaly.kind,
-                anomaly.step,
-                catalog.ANOMALY_KINDS.get(anomaly.kind, "found by a detector of yours"),
-                anomaly.value,
-                anomaly.threshold,
+                "%s at step %d: %s%s", anomaly.kind, anomaly.step, meaning, _measured(anomaly)
             )
 
     # A training loop written by hand
@@ -405,6 +406,13 @@ class TrainingExporter:
         trainer.add_callback(callback)
         callback.attach(trainer)
         return callback
+
+
+def _measured(anomaly: Anomaly) -> str:
+    """The two numbers that say so, where there are such."""
+    if not isfinite(anomaly.threshold):
+        return ""
+    return f" (value {anomaly.value:.6g}, threshold {anomaly.threshold:.6g})"
 
 
 def _first_status(config: ExporterConfig) -> RunStatus:

@@ -133,6 +133,14 @@ class TrainingMonitor:
         if self._failure is not None:
             self._raise_failure()
 
+    def end(self) -> None:
+        """The run is over, and what went on in it with it: no anomaly is active any more."""
+        for track in self._settling:
+            track.active = False
+        self._settling = []
+        self._refresh_statuses()
+        self._publish(self._published[-1])
+
     def state_dict(self) -> dict[str, Any]:
         """All that detectors, averages and totals need to go on in a resumed run, as values that
         any JSON can hold."""

@@ -345,3 +345,21 @@ def test_sums_never_fall_and_never_are_nan(exporter: TrainingExporter) -> None:
     totals = exporter.snapshot.totals
 
     assert (totals.tokens, totals.samples, totals.data_wait_seconds) == (5.0, 1.0, 0.5)
+
+
+def test_an_unknown_setting_names_the_known_ones() -> None:
+    """A typing error in the script is told as plainly as one in the environment."""
+    with pytest.raises(TypeError, match="unknown setting prot; known are run, rank"):
+        TrainingExporter(prot=1)
+
+
+@pytest.mark.parametrize(("error", "active"), [(None, False), (ValueError("died"), True)])
+def test_what_went_on_ends_with_the_run(error: Exception | None, active: bool) -> None:
+    """A completed run does not go on alarming; one that crashed shows what it died of."""
+    exporter = TrainingExporter(serve=False)
+    exporter.observe(StepSignals(1, 0.0, loss=math.nan))
+
+    exporter.finish(error)
+    found = {status.kind: status for status in exporter.snapshot.anomalies}["non_finite"]
+
+    assert (found.active, found.total) == (active, 1)

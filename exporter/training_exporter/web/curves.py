@@ -80,7 +80,8 @@ class _Scale(NamedTuple):
             stride = ceil((highest - lowest + 1) / 5)
             return [10.0**power for power in range(lowest, highest + 1, stride)]
         steps = [log10(digit) + power for power in (lowest - 1, lowest) for digit in (1, 2, 5)]
-        return [10.0**step for step in steps if self.low <= step <= self.high]
+        within = [10.0**step for step in steps if self.low <= step <= self.high]
+        return within or [10.0**self.low, 10.0**self.high]
 
 
 def draw(curve: Curve) -> str:

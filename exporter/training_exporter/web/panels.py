@@ -74,7 +74,7 @@ def _learning_rate_tile(signals: StepSignals) -> str:
     if not rates:
         return _tile("Learning rate", _value(None))
     group, rate = rates[0]
-    note = f"{group}, 1 of {len(rates)} groups" if len(rates) > 1 else ""
+    note = f"group {group} of {len(rates)} groups" if len(rates) > 1 else ""
     return _tile("Learning rate", _value(rate), note)
 
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a script that has not set up logging sees of the exporter's log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+LOGGER_NAME = "training_exporter"
+
+
+class FallbackHandler(logging.Handler):
+    """Prints records, with the exporter's name and on lines of their own, while nobody else does.
+
+    Python's own last resort prints a warning without saying who warns, and behind whatever
+    progress bar is on the line, and prints no address at all.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = [*logging.getLogger(LOGGER_NAME).handlers, *logging.getLogger().handlers]
+        if others == [self]:
+            sys.stderr.write(f"\ntraining-exporter: {self.format(record)}\n")
+
+
+def install_fallback() -> None:
+    """Give the exporter's logger the fallback, unless it has it already."""
+    logger = logging.getLogger(LOGGER_NAME)
+    if not any(isinstance(handler, FallbackHandler) for handler in logger.handlers):
+        logger.addHandler(FallbackHandler())
+    if logger.level == logging.NOTSET:
+        logger.setLevel(
+            logging.INFO
+        )  # the address is said once; there is little else at this level

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SCRIPT = """
+from training_exporter import StepSignals, TrainingExporter
+exporter = TrainingExporter(port=0, address="127.0.0.1").start()
+exporter.observe(StepSignals(1, 0.0, loss=float("nan")))
+exporter.close()
+"""
+
+
+def stderr_of(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stderr
+
+
+def test_a_script_without_logging_sees_address_and_alarms() -> None:
+    """Each on a line of its own, with the name of who speaks."""
+    lines = [line for line in stderr_of(SCRIPT).splitlines() if line]
+
+    assert len(lines) == 2
+    assert lines[0].startswith("training-exporter: serving training metrics on http://127.0.0.1:")
+    assert lines[1].startswith("training-exporter: non_finite at step 1: the loss or")
+
+
+def test_a_script_with_logging_sees_them_once_in_its_own_format() -> None:
+    """The fallback is silent as soon as somebody else handles the records."""
+    setup = "import logging; logging.basicConfig(format='MINE %(name)s %(message)s')"
+    lines = [line for line in stderr_of(setup + SCRIPT).splitlines() if line]
+
+    assert len(lines) == 2
+    assert all(line.startswith("MINE training_exporter ") for line in lines)
