@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from itertools import count
 from random import Random
 from time import perf_counter
@@ -18,6 +19,8 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from benchmarks.report import Runner, print_ratios, repeated, side_by_side
 from training_exporter import StepSignals, TrainingExporter
+from training_exporter.detectors import build_detectors
+from training_exporter.monitor import TrainingMonitor
 
 AT_ONCE = 50
 SCALARS = ("loss", "grad_norm", "learning_rate", "epoch", "tokens", "step_seconds")
@@ -38,10 +41,9 @@ def healthy_steps(first: int, number: int) -> list[StepSignals]:
     ]  # fmt: skip
 
 
-def observing(profile: str) -> Runner:
+def observing(observe: Callable[[StepSignals], object]) -> Runner:
     """Steps that follow on each other from call to call. They are made just before they are used,
     as in a real run: of thousands made at once, most would have left the processor's caches."""
-    exporter = TrainingExporter(serve=False, profile=profile)
     seen = 0
 
     def run(calls: int) -> float:
@@ -52,7 +54,7 @@ def observing(profile: str) -> Runner:
             seen += AT_ONCE
             started = perf_counter()
             for step in signals:
-                exporter.observe(step)
+                observe(step)
             spent += perf_counter() - started
         return spent
 
@@ -93,20 +95,28 @@ def wandb_offline() -> Runner:
     return repeated(lambda: run.log(values))
 
 
+def monitor(profile: str) -> Runner:
+    """The monitor alone: detectors, averages, totals, snapshot."""
+    return observing(TrainingMonitor(build_detectors(profile)).observe)
+
+
+def exporter(profile: str) -> Runner:
+    """The monitor within the exporter, which guards it and takes its time."""
+    return observing(TrainingExporter(serve=False, profile=profile).observe)
+
+
 def main(arguments: list[str]) -> None:
-    quick = side_by_side(
-        {
-            "15 plain Gauge.set": fifteen_gauges(),
-            "observe(), robust detectors": observing("robust"),
-            "observe(), textbook detectors": observing("textbook"),
-        },
-        rounds=50,
-    )
-    print_ratios(quick, "15 plain Gauge.set")
+    quick = {
+        "15 plain Gauge.set": fifteen_gauges(),
+        "TrainingMonitor.observe(), robust": monitor("robust"),
+        "TrainingMonitor.observe(), textbook": monitor("textbook"),
+        "TrainingExporter.observe(), robust": exporter("robust"),
+    }
+    print_ratios(side_by_side(quick, rounds=50), "15 plain Gauge.set")
     print()
     trackers = {
-        "observe(), robust detectors": observing("robust"),
+        "TrainingExporter.observe(), robust": exporter("robust"),
         "TensorBoard, six add_scalar": tensorboard(),
         "W&B offline, log of six values": wandb_offline(),
     }
-    print_ratios(side_by_side(trackers, calls=500), "observe(), robust detectors")
+    print_ratios(side_by_side(trackers, calls=500), "TrainingExporter.observe(), robust")
