@@ -90,19 +90,29 @@ class ExporterConfig:
             ValueError: a value that cannot be read, naming the variable and what it can be.
             TypeError: an unknown keyword.
         """
-        readers = {f"{ENV_PREFIX}{name.upper()}": name for name in _READERS}
-        for variable, text in environ.items():
-            if variable in readers and text:  # an empty one is how compose files say "not set"
-                settings.setdefault(readers[variable], _read(variable, readers[variable], text))
-            elif variable.startswith(ENV_PREFIX) and variable not in readers:
-                logger.warning(
-                    "unknown variable %s; known are %s", variable, ", ".join(sorted(readers))
-                )
         unknown = set(settings) - set(_READERS)
         if unknown:
             valid = ", ".join(_READERS)
             raise TypeError(f"unknown setting {', '.join(sorted(unknown))}; known are {valid}")
+        variables = {name: f"{ENV_PREFIX}{name.upper()}" for name in _READERS}
+        for variable in environ:
+            if variable.startswith(ENV_PREFIX) and variable not in variables.values():
+                known = ", ".join(sorted(variables.values()))
+                logger.warning("unknown variable %s; known are %s", variable, known)
+        for name, variable in variables.items():
+            text = environ.get(variable)
+            if text and name not in settings:  # an empty one is how compose files say "not set"
+                settings[name] = _read(variable, name, text)
+                _check(cls, name, settings[name], variable)
         return cls(**settings)
+
+
+def _check(config: type[ExporterConfig], name: str, value: Any, variable: str) -> None:
+    """Refuse a value by the name of the variable that it came from."""
+    try:
+        config(**{name: value})
+    except ValueError as error:
+        raise ValueError(f"{variable}: {error}") from None
 
 
 def _whole(name: str, value: object, least: int, most: int) -> None:

@@ -82,6 +82,8 @@ def test_keywords_win_over_the_environment() -> None:
     ("variable", "text", "valid"),
     [
         ("TRAINING_EXPORTER_PORT", "ten", "a whole number"),
+        ("TRAINING_EXPORTER_PORT", "99999", "0 to 65535"),
+        ("TRAINING_EXPORTER_PROFILE", "fancy", "robust, textbook"),
         ("TRAINING_EXPORTER_SERVE", "maybe", "1, true, yes"),
         ("TRAINING_EXPORTER_DETECTORS", "loss_spike=2", "kind.option=number"),
         ("TRAINING_EXPORTER_DETECTORS", "loss_spike.gamma=high", "kind.option=number"),
