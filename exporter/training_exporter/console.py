@@ -28,6 +28,4 @@ def install_fallback() -> None:
     if not any(isinstance(handler, FallbackHandler) for handler in logger.handlers):
         logger.addHandler(FallbackHandler())
     if logger.level == logging.NOTSET:
-        logger.setLevel(
-            logging.INFO
-        )  # the address is said once; there is little else at this level
+        logger.setLevel(logging.INFO)  # at which the address is said once, and little else

@@ -76,6 +76,7 @@ class TrainingExporter:
         clock: Callable[[], float] = time,
         **settings: Any,
     ) -> None:
+        install_fallback()
         if isinstance(detectors, Mapping):
             settings["detectors"], detectors = detectors, None
         if config is not None and settings:
@@ -83,7 +84,6 @@ class TrainingExporter:
         self.config = config or ExporterConfig.from_environ(os.environ, **settings)
         if detectors is None:
             detectors = build_detectors(self.config.profile, self.config.detectors)
-        install_fallback()
         self.monitor = TrainingMonitor(detectors, ema_beta=self.config.ema_beta)
         self.health = ExporterHealth()
         self.boundary = StepBoundary(self.health)
@@ -215,14 +215,11 @@ class TrainingExporter:
             if self._loop is not None:
                 # After an error the device may hang, and who waits for it would never end.
                 self._loop.finish(wait=error is None)
-        if error is None or isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-            self.monitor.end()  # what went on ends with the run, unless the run died of it
-        if error is None:
-            self.set_state(catalog.COMPLETED)
-        elif isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-            self.set_state(catalog.STOPPED)
-        else:
+        if isinstance(error, Exception):
             self.set_state(catalog.CRASHED, failure=type(error).__name__)
+            return
+        self.monitor.end()  # what went on ends with a run that did not die of it
+        self.set_state(catalog.COMPLETED if error is None else catalog.STOPPED)
 
     @contextmanager
     def paused(self, activity: str) -> Iterator[None]:
@@ -281,13 +278,14 @@ class TrainingExporter:
         with self.boundary.at(catalog.EVALUATION_ERROR):
             values = numbers_of(results)
             loss = values.pop("loss", None)
-            evaluations = self.snapshot.evaluations.items()
+            snapshot = self.snapshot
+            evaluations = snapshot.evaluations.items()
             others = sum([len(other.metrics) for name, other in evaluations if name != dataset])
             room = max(0, self.config.max_logged_values - others)
             metrics, dropped = merge_capped({}, values, room)
             self.health.dropped_series += dropped
             if step is None:
-                step = self.snapshot.signals.step if self.snapshot.signals else 0
+                step = snapshot.signals.step if snapshot.signals else 0
             evaluation = Evaluation(step, self.clock(), clean_text(dataset), loss, metrics)
             self.monitor.observe_evaluation(evaluation)
             self._announce(self.monitor.recent)

@@ -77,6 +77,7 @@ CONFIGURATIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "tuple_model": lambda: {"model": TupleModel(), "gradient_accumulation_steps": 2},
     "streamed": lambda: {"data": StreamedRows(), "gradient_accumulation_steps": 2},
     "no_clipping": lambda: {"max_grad_norm": 0.0},
+    "torch_compile": lambda: {"torch_compile": True, "torch_compile_backend": "eager"},
 }
 
 

@@ -34,3 +34,10 @@ def test_a_script_with_logging_sees_them_once_in_its_own_format() -> None:
 
     assert len(lines) == 2
     assert all(line.startswith("MINE training_exporter ") for line in lines)
+
+
+def test_a_warning_about_the_environment_says_who_warns_too() -> None:
+    """It comes before anything else of the exporter does."""
+    setup = "import os; os.environ['TRAINING_EXPORTER_PROT'] = '1'"
+
+    assert "training-exporter: unknown variable TRAINING_EXPORTER_PROT" in stderr_of(setup + SCRIPT)

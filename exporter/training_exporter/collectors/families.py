@@ -27,8 +27,8 @@ class Families:
         self._common = dict(common_labels)
 
     def one(self, metric: Metric, value: float | None, **labels: str) -> Iterator[Family]:
-        """A family of a single series."""
-        return self.several(metric, [(tuple(labels.values()), value)])
+        """A family of a single series, its labels by name."""
+        return self.several(metric, [([labels[name] for name in metric.labels], value)])
 
     def by_label(self, metric: Metric, values: Mapping[str, float | None]) -> Iterator[Family]:
         """A family with one series for each value of its only label."""

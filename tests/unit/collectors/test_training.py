@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from training_exporter import catalog
+from training_exporter.collectors.families import Families
 from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
 from training_exporter.detectors import robust_detectors
@@ -156,3 +157,11 @@ def test_own_health_is_shown() -> None:
     }
     assert errors == {place: float(place == "log") for place in catalog.ERROR_PLACES}
     assert page.get_sample_value("training_exporter_dropped_series_total", COMMON) == 0
+
+
+def test_labels_are_matched_by_name_and_not_by_order() -> None:
+    """Whoever builds a series may give its labels in any order."""
+    labels = {"python_version": "3.11", "version": "1.0"}
+    (family,) = Families({}).one(catalog.BUILD_INFO, 1.0, **labels)
+
+    assert family.samples[0].labels == labels
