@@ -22,12 +22,14 @@ from tests.integration.tiny import (
     Rows,
     StreamedRows,
     TupleModel,
-    arguments,
     assert_like_the_log,
     make_trainer,
     step_logs,
+    supervised_trainer,
     tiny_model,
+    tokenizer,
     trained,
+    trl_settings,
 )
 from training_exporter.integrations.huggingface import PrometheusCallback
 
@@ -301,47 +303,12 @@ def test_the_state_while_evaluating_and_saving(tmp_path: Path) -> None:
 # TRL
 
 
-def tokenizer() -> Any:
-    """A tokenizer of 26 words, built here."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
-        unk_token="<unk>",
-    )  # fmt: skip
-
-
-def trl_settings(folder: Path) -> dict[str, Any]:
-    shared = arguments(folder, gradient_accumulation_steps=2)
-    names = (
-        "output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-        "learning_rate", "logging_steps", "logging_nan_inf_filter", "report_to", "disable_tqdm",
-        "use_cpu",
-    )  # fmt: skip
-    settings = {name: getattr(shared, name) for name in names}
-    return {**settings, "save_strategy": "no", "bf16": False, "gradient_checkpointing": False}
-
-
 def test_trl_supervised_fine_tuning(tmp_path: Path) -> None:
-    """TRL's SFT trainer with accumulation: its log, and its own values by name."""
-    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    """TRL's SFT trainer has values of its own, which are exported by name."""
     exporter = RecordingExporter()
-    texts = [" ".join("abcdefghijklmnop"[index % 7 :]) for index in range(32)]
-    trainer = trl.SFTTrainer(
-        model=tiny_model(),
-        args=trl.SFTConfig(**trl_settings(tmp_path), max_length=16),
-        train_dataset=datasets.Dataset.from_list([{"text": text} for text in texts]),
-        processing_class=tokenizer(),
-        callbacks=[PrometheusCallback(exporter)],
-    )
 
-    trainer.train()
+    supervised_trainer(tmp_path, PrometheusCallback(exporter)).train()
 
-    assert_like_the_log(trainer, exporter)
     assert "mean_token_accuracy" in exporter.status.logged
     assert exporter.snapshot.totals.samples == STEPS * 8
 

@@ -24,6 +24,7 @@ from tests.integration.tiny import (
     assert_same_weights,
     make_trainer,
     step_logs,
+    supervised_trainer,
     tiny_model,
     trained,
     weights,
@@ -93,6 +94,16 @@ def test_each_step_is_as_the_trainer_logs_it(name: str, tmp_path: Path) -> None:
 
     assert_like_the_log(trainer, exporter)
     assert exporter.snapshot.totals.samples == STEPS * 4 * trainer.args.gradient_accumulation_steps
+
+
+def test_supervised_fine_tuning_by_trl(tmp_path: Path) -> None:
+    """The trainer that most people meet the Trainer in."""
+    exporter = RecordingExporter()
+    trainer = supervised_trainer(tmp_path, PrometheusCallback(exporter))
+
+    trainer.train()
+
+    assert_like_the_log(trainer, exporter)
 
 
 def test_the_gradient_norm_without_clipping(tmp_path: Path) -> None:

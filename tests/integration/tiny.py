@@ -212,3 +212,41 @@ def assert_same_weights(one: Mapping[str, torch.Tensor], other: Mapping[str, tor
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert value.numpy().tobytes() == other[name].numpy().tobytes(), name
+
+
+def tokenizer() -> Any:
+    """A tokenizer of 26 words, built here."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<bos>", "<eos>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>",
+        unk_token="<unk>",
+    )  # fmt: skip
+
+
+def trl_settings(folder: Path) -> dict[str, Any]:
+    shared = arguments(folder, gradient_accumulation_steps=2)
+    names = (
+        "output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+        "learning_rate", "logging_steps", "logging_nan_inf_filter", "report_to", "disable_tqdm",
+        "use_cpu",
+    )  # fmt: skip
+    settings = {name: getattr(shared, name) for name in names}
+    return {**settings, "save_strategy": "no", "bf16": False, "gradient_checkpointing": False}
+
+
+def supervised_trainer(folder: Path, *callbacks: TrainerCallback) -> Any:
+    """TRL's SFT trainer with accumulation, on rows of text of different lengths."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    texts = [" ".join("abcdefghijklmnop"[index % 7 :]) for index in range(32)]
+    return trl.SFTTrainer(
+        model=tiny_model(),
+        args=trl.SFTConfig(**trl_settings(folder)),
+        train_dataset=datasets.Dataset.from_list([{"text": text} for text in texts]),
+        processing_class=tokenizer(),
+        callbacks=list(callbacks),
+    )

@@ -25,7 +25,12 @@ TESTS = "tests/integration/test_trainer_versions.py"
 
 # The newer datasets needs a newer huggingface-hub than Transformers 4 can bear.
 OVERLAY_OF = {
-    "4.46.3": ("tokenizers==0.20.3", "huggingface-hub==0.36.2", "datasets==4.0.0"),
+    "4.46.3": (
+        "tokenizers==0.20.3",
+        "huggingface-hub==0.36.2",
+        "datasets==4.0.0",
+        "trl==0.12.2",
+    ),
     "4.57.6": ("tokenizers==0.22.2", "huggingface-hub==0.36.2", "datasets==4.0.0"),
     "5.0.0": ("tokenizers==0.22.2", "huggingface-hub==1.33.0"),
 }
