@@ -9,11 +9,11 @@ from itertools import repeat
 from math import inf, isfinite
 from typing import Any
 
-from training_exporter.catalog import STEP_DURATION_BUCKETS
+from training_exporter.catalog import GRAD_NORM, LOSS, STEP_DURATION_BUCKETS
 from training_exporter.history import CurveHistory
 from training_exporter.signals import StepSignals
 from training_exporter.smoothing import Ema
-from training_exporter.snapshot import Totals
+from training_exporter.snapshot import NonFinite, Totals
 
 
 class Ledger:
@@ -27,9 +27,13 @@ class Ledger:
         totals: sums since the start.
         step_buckets: number of steps by duration, one more than STEP_DURATION_BUCKETS has bounds.
         history: loss and gradient norm over all steps.
+        non_finite: by signal, since when and for how long it is not finite.
     """
 
-    __slots__ = ("grad_norm_ema", "history", "loss_ema", "loss_scale", "step_buckets", "totals")
+    __slots__ = (
+        "grad_norm_ema", "history", "loss_ema", "loss_scale", "non_finite", "step_buckets",
+        "totals",
+    )  # fmt: skip
 
     def __init__(self, ema_beta: float) -> None:
         self.loss_ema = Ema(ema_beta)
@@ -38,6 +42,7 @@ class Ledger:
         self.step_buckets = [0] * (len(STEP_DURATION_BUCKETS) + 1)
         self.history = CurveHistory()
         self.loss_scale: float | None = None
+        self.non_finite = {LOSS: NonFinite(), GRAD_NORM: NonFinite()}
 
     def after(self, steps: Sequence[StepSignals]) -> Ledger:
         """The books after some more steps."""
@@ -51,6 +56,9 @@ class Ledger:
         later.loss_ema.reset()
         later.grad_norm_ema.reset()
         later.loss_scale = None
+        later.non_finite = {
+            signal: state._replace(streak=0.0) for signal, state in self.non_finite.items()
+        }
         return later
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,6 +69,7 @@ class Ledger:
             "step_buckets": list(self.step_buckets),
             "history": self.history.state_dict(),
             "loss_scale": self.loss_scale,
+            "non_finite": {name: list(state) for name, state in self.non_finite.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -80,6 +89,8 @@ class Ledger:
             self.totals = self.totals._replace(step_seconds=0.0)
         self.history.load_state_dict(state.get("history") or {})
         self.loss_scale = state.get("loss_scale")
+        saved = state.get("non_finite") or {}
+        self.non_finite = {name: NonFinite(*saved.get(name, ())) for name in self.non_finite}
 
     def _copy(self) -> Ledger:
         later = Ledger.__new__(Ledger)
@@ -89,6 +100,7 @@ class Ledger:
         later.step_buckets = self.step_buckets.copy()
         later.history = self.history.copy()
         later.loss_scale = self.loss_scale
+        later.non_finite = self.non_finite
         return later
 
     def _enter(self, steps: Sequence[StepSignals]) -> None:
@@ -111,6 +123,14 @@ class Ledger:
             non_finite_grad_norms=before.non_finite_grad_norms + len(norms) - len(finite_norms),
             step_seconds=before.step_seconds + sum(durations),
         )
+        spoilt = {
+            LOSS: len(losses) > len(finite_losses),
+            GRAD_NORM: len(norms) > len(finite_norms),
+        }
+        self.non_finite = {
+            signal: _followed(state, steps, signal) if spoilt[signal] or state.streak else state
+            for signal, state in self.non_finite.items()
+        }
         self.loss_ema.update_all(finite_losses)
         self.grad_norm_ema.update_all(finite_norms)
         self.history.add_all(steps)
@@ -127,6 +147,20 @@ class Ledger:
             fell = before is not None and self.loss_scale is not None and self.loss_scale < before
             skips += bool(step.skipped or fell)
         return skips
+
+
+def _followed(state: NonFinite, steps: Sequence[StepSignals], signal: str) -> NonFinite:
+    """How a signal is doing after some more steps."""
+    streak, timestamp = state
+    for step in steps:
+        value: float | None = getattr(step, signal)
+        if value is None:
+            continue
+        if isfinite(value):
+            streak = 0.0
+        else:
+            streak, timestamp = streak + 1, step.timestamp
+    return NonFinite(streak, timestamp)
 
 
 def _amounts(values: list[float | None]) -> list[float]:

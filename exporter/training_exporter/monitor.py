@@ -95,6 +95,7 @@ class TrainingMonitor:
             recent,
             evaluations,
             now.history,
+            now.non_finite,
         )
 
     def observe(self, signals: StepSignals) -> None:
@@ -177,7 +178,7 @@ class TrainingMonitor:
                 changed = True
                 self._note(track, verdict, signals.step, signals.timestamp)
         if self._settling:
-            self._settle(signals.step)
+            self._settle(signals)
             changed = True
         if changed:
             self._refresh_statuses()
@@ -194,7 +195,7 @@ class TrainingMonitor:
         track.verdict = verdict
         if not isinstance(verdict, Finding):
             return
-        if track.found(verdict, step):
+        if track.found(verdict, step, timestamp):
             begun = Anomaly(track.kind, step, timestamp, *verdict)
             self.recent = (*self.recent, begun)[-RECENT_ANOMALIES:]
         if track.kind == RESTART:
@@ -202,9 +203,9 @@ class TrainingMonitor:
         if track not in self._settling:
             self._settling.append(track)
 
-    def _settle(self, step: int) -> None:
+    def _settle(self, signals: StepSignals) -> None:
         for track in self._settling:
-            track.settle(step)
+            track.settle(signals.step, signals.timestamp)
         self._settling = [track for track in self._settling if track.active]
 
     def _forget_levels(self, restart: Track) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from training_exporter.history import CurveHistory
@@ -21,13 +22,14 @@ class Anomaly(NamedTuple):
 
 
 class AnomalyStatus(NamedTuple):
-    """What a detector has found so far. The last three are None until it has found something."""
+    """What a detector has found so far. The last four are None until it has found something."""
 
     kind: str
     ready: bool
     active: bool
     total: int
     last_step: int | None
+    last_timestamp: float | None
     last_value: float | None
     last_threshold: float | None
 
@@ -46,6 +48,18 @@ class Totals(NamedTuple):
     step_seconds: float = 0.0
 
 
+class NonFinite(NamedTuple):
+    """How a signal is doing that may be NaN or infinite.
+
+    Attributes:
+        streak: steps in a row, up to the last one, on which it was.
+        timestamp: Unix time of the last step on which it was, None when there was none.
+    """
+
+    streak: float = 0.0
+    timestamp: float | None = None
+
+
 class Snapshot(NamedTuple):
     """Everything known about the run after one step. Whoever is handed one does not change it.
 
@@ -58,6 +72,7 @@ class Snapshot(NamedTuple):
         anomalies: one status per detector.
         recent: the last anomalies, oldest first.
         evaluations: the last evaluation of each data set.
+        non_finite: by signal, one of catalog.WATCHED_SIGNALS.
     """
 
     signals: StepSignals | None
@@ -70,6 +85,7 @@ class Snapshot(NamedTuple):
     recent: tuple[Anomaly, ...]
     evaluations: Mapping[str, Evaluation]
     history: CurveHistory
+    non_finite: Mapping[str, NonFinite] = MappingProxyType({})
 
     @property
     def pace_seconds(self) -> float | None:

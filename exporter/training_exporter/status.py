@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from types import MappingProxyType
 from typing import NamedTuple
 
 from training_exporter.catalog import (
     ERROR_PLACES,
+    GPU_PHASE,
     OBSERVE_PHASE,
     PAUSES,
     SCRAPE_PHASE,
     STARTING,
     STEP_PHASE,
 )
+from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 _NO_VALUES: Mapping[str, float] = MappingProxyType({})
@@ -33,6 +35,7 @@ class RunStatus(NamedTuple):
         logged: the last value of each number the trainer logged.
         nan_filter: whether the trainer's own log hides NaN and Inf; None when that is not known.
         pauses: seconds spent by activity, one of catalog.PAUSES.
+        running_since: Unix time at which the run began to train, or went on after the last pause.
     """
 
     run: str
@@ -43,20 +46,37 @@ class RunStatus(NamedTuple):
     logged: Mapping[str, float] = _NO_VALUES
     nan_filter: bool | None = None
     pauses: Mapping[str, float] = MappingProxyType(dict.fromkeys(PAUSES, 0.0))
+    running_since: float | None = None
 
     @property
     def labels(self) -> dict[str, str]:
         """The labels of every series."""
         return {"run": self.run, "rank": str(self.rank)}
 
+    def last_progress(self, last_step: float | None) -> float | None:
+        """Unix time at which something last got on, from that of the last step.
+
+        After a long evaluation the last step is long ago, and yet nothing stands still.
+        """
+        known = [time for time in (last_step, self.running_since) if time is not None]
+        return max(known, default=None)
+
 
 class StatusBoard:
-    """Where the present status of a run hangs: the training thread replaces it, others read it."""
+    """Where the present status of a run hangs: one thread replaces it, others read it.
 
-    __slots__ = ("__weakref__", "status")
+    Attributes:
+        status: the run.
+        gpus: returns what is known of the GPUs at the moment, and never waits for their driver.
+        memory: torch's allocator at the last step, a reading for each CUDA device in use.
+    """
+
+    __slots__ = ("__weakref__", "gpus", "memory", "status")
 
     def __init__(self, status: RunStatus) -> None:
         self.status = status
+        self.gpus: Callable[[], GpuReadings] = GpuReadings
+        self.memory: tuple[AllocatorReading, ...] = ()
 
 
 class ExporterHealth:
@@ -69,6 +89,7 @@ class ExporterHealth:
         step_seconds: hooks and device rows, on the training thread.
         observe_seconds: averages and detectors, on the training thread.
         scrape_seconds: drawing pages, on the server's threads.
+        gpu_seconds: processor time of asking the GPUs' driver, on the sampler's thread.
     """
 
     __slots__ = (
@@ -76,6 +97,7 @@ class ExporterHealth:
         "dropped_observations",
         "dropped_series",
         "errors",
+        "gpu_seconds",
         "observe_seconds",
         "scrape_seconds",
         "step_seconds",
@@ -87,6 +109,7 @@ class ExporterHealth:
         self.step_seconds = 0.0
         self.observe_seconds = 0.0
         self.scrape_seconds = 0.0
+        self.gpu_seconds = 0.0
         self.dropped_observations = 0
         self.dropped_series = 0
 
@@ -101,6 +124,10 @@ class ExporterHealth:
         with self._lock:
             self.scrape_seconds += seconds
 
+    def add_gpu_sample(self, seconds: float) -> None:
+        """Count the processor time of a sample; one thread does."""
+        self.gpu_seconds += seconds
+
     @property
     def overhead_seconds(self) -> dict[str, float]:
         """Seconds by phase, one of catalog.PHASES."""
@@ -108,4 +135,5 @@ class ExporterHealth:
             STEP_PHASE: self.step_seconds,
             OBSERVE_PHASE: self.observe_seconds,
             SCRAPE_PHASE: self.scrape_seconds,
+            GPU_PHASE: self.gpu_seconds,
         }

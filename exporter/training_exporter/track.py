@@ -32,8 +32,8 @@ class Track:
     """
 
     __slots__ = (
-        "_calm", "_detector", "_last", "_last_step", "_retired", "_total", "active", "kind",
-        "observe", "verdict",
+        "_calm", "_detector", "_last", "_last_step", "_last_time", "_retired", "_total", "active",
+        "kind", "observe", "verdict",
     )  # fmt: skip
 
     def __init__(self, detector: Detector) -> None:
@@ -47,6 +47,7 @@ class Track:
         self._total = 0
         self._last: Finding | None = None
         self._last_step: int | None = None
+        self._last_time: float | None = None
 
     def observe_evaluation(self, evaluation: Evaluation) -> Verdict:
         """Judge an evaluation, if the detector does such a thing."""
@@ -54,18 +55,18 @@ class Track:
             return self.verdict
         return self._detector.observe_evaluation(evaluation)
 
-    def found(self, finding: Finding, step: int) -> bool:
+    def found(self, finding: Finding, step: int, timestamp: float) -> bool:
         """Note a finding; True when it begins a new anomaly. Each restart is one of its own."""
         begins = not self.active or self.kind == RESTART
         self._total += begins
         self.active, self._calm = True, 0
-        self._last, self._last_step = finding, step
+        self._last, self._last_step, self._last_time = finding, step, timestamp
         return begins
 
-    def settle(self, step: int) -> None:
+    def settle(self, step: int, timestamp: float) -> None:
         """Note that an active anomaly goes on, or has been quiet for another step."""
         if isinstance(self.verdict, Finding):
-            self._last_step = step
+            self._last_step, self._last_time = step, timestamp
         else:
             self._calm += 1
             self.active = self._calm < CALM_STEPS
@@ -87,6 +88,7 @@ class Track:
             "detector": {} if self._retired else self._detector.state_dict(),
             "total": self._total,
             "last_step": self._last_step,
+            "last_time": self._last_time,
             "last": None if self._last is None else [_portable(x) for x in self._last],
             "active": self.active,
             "calm": self._calm,
@@ -98,6 +100,7 @@ class Track:
             self._detector.load_state_dict(state.get("detector") or {})
         self._total = state.get("total", 0)
         self._last_step = state.get("last_step")
+        self._last_time = state.get("last_time")
         last = state.get("last")
         self._last = Finding(*map(float, last)) if last else None
         self.active, self._calm = state.get("active", False), state.get("calm", 0)
@@ -107,7 +110,14 @@ class Track:
         value, threshold = self._last or (None, None)
         ready = self.verdict is not WARMING_UP
         return AnomalyStatus(
-            self.kind, ready, self.active, self._total, self._last_step, value, threshold
+            self.kind,
+            ready,
+            self.active,
+            self._total,
+            self._last_step,
+            self._last_time,
+            value,
+            threshold,
         )
 
 

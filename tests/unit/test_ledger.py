@@ -60,3 +60,30 @@ def test_a_restart_forgets_levels_and_keeps_sums() -> None:
 
     assert restarted.loss_ema.value is None
     assert restarted.totals == ledger.totals
+
+
+def with_losses(*losses: float | None, first: int = 1) -> list[StepSignals]:
+    return [StepSignals(step, 100.0 + step, loss) for step, loss in enumerate(losses, first)]
+
+
+def test_non_finite_steps_are_followed_over_portions() -> None:
+    """How many in a row, and when the last one was; a step without a loss says nothing."""
+    ledger = Ledger(0.9).after(with_losses(1.0, NAN, NAN))
+    assert ledger.non_finite["loss"] == (2.0, 103.0)
+
+    ledger = ledger.after(with_losses(None, NAN, first=4))
+    assert ledger.non_finite["loss"] == (3.0, 105.0)
+
+    ledger = ledger.after(with_losses(1.0, first=6))
+    assert ledger.non_finite["loss"] == (0.0, 105.0)
+    assert ledger.non_finite["grad_norm"] == (0.0, None)
+
+
+def test_non_finite_steps_outlive_a_save_and_a_restart_ends_the_row() -> None:
+    """The time of the last one stays: it is still the last one."""
+    saved = Ledger(0.9).after(with_losses(NAN, NAN)).state_dict()
+    ledger = Ledger(0.9)
+    ledger.load_state_dict(saved)
+
+    assert ledger.non_finite["loss"] == (2.0, 102.0)
+    assert ledger.after_restart().non_finite["loss"] == (0.0, 102.0)

@@ -159,6 +159,7 @@ def test_an_anomaly_that_goes_on_counts_once() -> None:
     assert (during.total, during.active) == (1, True)
     assert (after.total, after.active) == (1, False)
     assert (after.last_step, after.last_value, after.last_threshold) == (12, 120.0, 5.0)
+    assert after.last_timestamp == 1012.0
 
 
 def test_a_later_anomaly_counts_again() -> None:

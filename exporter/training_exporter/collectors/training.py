@@ -15,12 +15,6 @@ from training_exporter.signals import StepSignals
 from training_exporter.snapshot import Snapshot
 from training_exporter.status import RunStatus
 
-RENDERED = tuple(
-    metric
-    for metric in catalog.CATALOG.values()
-    if not metric.name.startswith("training_exporter_")
-)
-
 
 class TrainingCollector(Collector):
     """Metrics of the run itself. Reads two references and touches nothing else.
@@ -35,7 +29,7 @@ class TrainingCollector(Collector):
         self._snapshot = snapshot
 
     def describe(self) -> Iterator[Family]:
-        return map(empty_family, RENDERED)
+        return map(empty_family, catalog.RUN_METRICS)
 
     def collect(self) -> Iterator[Family]:
         status, snapshot = self._status(), self._snapshot()
@@ -55,6 +49,8 @@ def _run(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[Fam
     states = {state: float(state == status.state) for state in RUN_STATES}
     yield from build.by_label(catalog.RUN_STATE, states)
     yield from build.one(catalog.ETA, snapshot.eta_seconds)
+    last_step = snapshot.signals.timestamp if snapshot.signals else None
+    yield from build.one(catalog.LAST_PROGRESS_TIMESTAMP, status.last_progress(last_step))
     if status.nan_filter is not None:
         yield from build.one(catalog.NAN_FILTER, float(status.nan_filter))
 
@@ -91,6 +87,10 @@ def _totals(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[
         catalog.GRAD_NORM: totals.non_finite_grad_norms,
     }
     yield from build.by_label(catalog.NON_FINITE_STEPS, non_finite)
+    streaks = {signal: state.streak for signal, state in snapshot.non_finite.items()}
+    yield from build.by_label(catalog.NON_FINITE_STREAK, streaks)
+    last = {signal: state.timestamp for signal, state in snapshot.non_finite.items()}
+    yield from build.by_label(catalog.LAST_NON_FINITE_TIMESTAMP, last)
     yield from build.histogram(
         catalog.STEP_DURATION,
         STEP_DURATION_BUCKETS,
@@ -122,6 +122,7 @@ def _anomalies(build: Families, snapshot: Snapshot) -> Iterator[Family]:
         (catalog.ANOMALIES, "total"),
         (catalog.ANOMALY_ACTIVE, "active"),
         (catalog.ANOMALY_LAST_STEP, "last_step"),
+        (catalog.ANOMALY_LAST_TIMESTAMP, "last_timestamp"),
         (catalog.ANOMALY_LAST_VALUE, "last_value"),
         (catalog.ANOMALY_LAST_THRESHOLD, "last_threshold"),
         (catalog.DETECTOR_READY, "ready"),

@@ -47,6 +47,7 @@ def test_the_last_step_is_shown_as_it_was(monitor: TrainingMonitor) -> None:
         "training_step": 7, "training_loss": 2.5, "training_grad_norm": 0.5,
         "training_loss_scale": 1024, "training_epoch": 0.25, "training_max_steps": 10,
         "training_last_step_timestamp_seconds": 1700.5, "training_tokens_total": 4096,
+        "training_last_progress_timestamp_seconds": 1700.5,
         "training_samples_total": 8, "training_steps_total": 1,
         "training_data_wait_seconds_total": 0.1, "training_logging_nan_inf_filter": 1,
         "training_grad_clip_threshold": 1.0, "training_grad_clip_ratio": 0.0,
@@ -57,6 +58,14 @@ def test_the_last_step_is_shown_as_it_was(monitor: TrainingMonitor) -> None:
         for group in ("decay", "bias")
     }
     assert rates == {"decay": 1e-3, "bias": 2e-3}
+
+
+def test_the_end_of_a_pause_is_progress(monitor: TrainingMonitor) -> None:
+    """After a long evaluation the last step is long ago, and yet nothing stands still."""
+    page = registry(monitor, STATUS._replace(running_since=2000.0))
+
+    assert page.get_sample_value("training_last_progress_timestamp_seconds", COMMON) == 2000.0
+    assert page.get_sample_value("training_last_step_timestamp_seconds", COMMON) == 1700.5
 
 
 def test_the_histogram_cumulates(monitor: TrainingMonitor) -> None:
