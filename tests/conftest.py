@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 HOW_TO_GET = {
     "promtool": "apt-get install prometheus",
     "prometheus": "apt-get install prometheus",
+    "amtool": "apt-get install prometheus-alertmanager",
+    "prometheus-alertmanager": "apt-get install prometheus-alertmanager",
     "chromium": "apt-get install chromium",
+    "cc": "apt-get install gcc libc6-dev",
 }
 
 

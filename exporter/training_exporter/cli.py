@@ -21,6 +21,7 @@ from training_exporter.config import DEFAULT_PORT
 from training_exporter.demo.plan import (
     DEFAULT_FAULTS,
     FAULTS,
+    MAX_FAKE_GPUS,
     DemoError,
     DemoPlan,
     Fault,
@@ -93,6 +94,10 @@ def demo(
     linger: Annotated[
         float, typer.Option(min=0, help="Seconds to go on serving after the end.")
     ] = 0,
+    fake_gpus: Annotated[
+        int,
+        typer.Option(min=0, max=MAX_FAKE_GPUS, help="GPUs to pretend; 0 is none."),
+    ] = 0,
 ) -> None:
     plan = DemoPlan(
         steps=steps,
@@ -102,6 +107,7 @@ def demo(
         port=port,
         eval_every=eval_every,
         linger=linger,
+        fake_gpus=fake_gpus,
     )
     _require(*DEMO_NEEDS)
     raise typer.Exit(_run(plan))

@@ -133,6 +133,21 @@ def test_each_fault_is_found_and_ctrl_c_ends_the_run(
         assert "Traceback" not in demo.output
 
 
+def test_gpus_that_are_none_are_shown_and_said_to_be_none(
+    binary: Callable[[str], str], start: Callable[..., AbstractContextManager[Demo]]
+) -> None:
+    """From the library's answer to the page, by the way of real ones."""
+    binary("cc")
+    with start("--steps", "5000", "--healthy", "--fake-gpus", "2") as demo:
+        demo.until(lambda: "training_gpu_power_watts{" in demo.page("/metrics"))
+        page = demo.page("/metrics")
+        assert page.count('name="Stand-in GPU (no hardware)"') == 2
+        assert page.count("training_gpu_utilization_ratio{") == 2
+        assert "2 stand-in GPUs without hardware" in demo.output
+        assert demo.end(signal.SIGINT) == 0
+        assert "Traceback" not in demo.output
+
+
 def test_a_crash_is_told_and_is_an_error(
     start: Callable[..., AbstractContextManager[Demo]],
 ) -> None:

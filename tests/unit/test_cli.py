@@ -74,6 +74,7 @@ def test_the_command_line_loads_nothing_heavy() -> None:
         (["--port", "http"], "Invalid value for '--port'"),
         (["--steps", "0"], "Invalid value for '--steps'"),
         (["--linger", "-1"], "Invalid value for '--linger'"),
+        (["--fake-gpus", "17"], "Invalid value for '--fake-gpus'"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(
@@ -106,13 +107,22 @@ def test_options_become_a_plan(plans: list[DemoPlan]) -> None:
     """Each of them."""
     result = run(
         "demo", "--steps", "50", "--port", "0", "--run", "mine", "--seed", "7", "--eval-every", "9",
-        "--linger", "2", "--fault", "stall@4", "--fault", "nan@3",
+        "--linger", "2", "--fault", "stall@4", "--fault", "nan@3", "--fake-gpus", "2",
     )  # fmt: skip
 
     faults = (Fault("nan", 3), Fault("stall", 4))
     assert result.exit_code == 0
     assert plans == [
-        DemoPlan(steps=50, seed=7, faults=faults, run="mine", port=0, eval_every=9, linger=2)
+        DemoPlan(
+            steps=50,
+            seed=7,
+            faults=faults,
+            run="mine",
+            port=0,
+            eval_every=9,
+            linger=2,
+            fake_gpus=2,
+        )
     ]
 
 

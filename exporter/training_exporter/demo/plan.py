@@ -26,6 +26,9 @@ FAULTS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+MAX_FAKE_GPUS: Final = 16
+
+
 class DemoError(Exception):
     """The demo cannot begin; the message is for the user."""
 
@@ -62,6 +65,7 @@ class DemoPlan:
         port: port to serve on, None leaves it to the environment and else to the default.
         eval_every: steps between evaluations, 0 for none.
         linger: seconds to go on serving after the end.
+        fake_gpus: GPUs without hardware to show, 0 for those that the machine has.
     """
 
     steps: int
@@ -71,6 +75,7 @@ class DemoPlan:
     port: int | None = None
     eval_every: int = 100
     linger: float = 0.0
+    fake_gpus: int = 0
 
 
 def parse_fault(text: str) -> Fault:

@@ -29,6 +29,8 @@ def welcome(plan: DemoPlan, url: str | None) -> RenderableType:
         lines.add_row("Open", Text(url, style=f"bold cyan link {url}"))
         lines.add_row("Metrics", f"{url}/metrics")
     lines.add_row("Faults", ", ".join(map(str, plan.faults)) or "none")
+    if plan.fake_gpus:
+        lines.add_row("GPUs", f"{plan.fake_gpus} without hardware: what they report is made up")
     lines.add_row("Stop", "Ctrl-C")
     return Panel(lines, box=box.ROUNDED, expand=False, title="training-exporter demo")
 

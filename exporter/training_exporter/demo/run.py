@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, default_da
 from transformers.utils import logging as transformers_logging
 
 from training_exporter.demo.display import Display, logs_on
+from training_exporter.demo.fake_gpus import fake_gpus
 from training_exporter.demo.faults import fault_callback
 from training_exporter.demo.model import build_model, use_half_of_the_cores
 from training_exporter.demo.plan import DemoError, DemoPlan
@@ -40,21 +41,32 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
     """
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     use_half_of_the_cores()
-    with logs_on(console), signals_interrupt(), TemporaryDirectory() as folder:
+    with (
+        logs_on(console),
+        signals_interrupt(),
+        fake_gpus(plan.fake_gpus),
+        TemporaryDirectory() as folder,
+    ):
         watching = _watching(plan)
-        with closing(watching.exporter) as exporter:
+        exporter = watching.exporter
+        try:
             display = Display(console, exporter, plan.steps)
             trainer = _trainer(plan, folder, watching, display)
             console.print(welcome(plan, exporter.url))
             ending, code = _train(trainer, display)
             console.print(summary(ending, exporter.snapshot, display.diary.begun))
             _linger(plan.linger, console)
+        finally:
+            with suppress(KeyboardInterrupt):
+                exporter.close(linger=True)
     return code
 
 
 def _watching(plan: DemoPlan) -> PrometheusCallback:
     """The one line of a user, with what was asked for at the command line."""
-    chosen: dict[str, Any] = {"port": plan.port, "run": plan.run}
+    # No process trains on a GPU that is not there, so that only a view of all of them shows it.
+    gpus = "all" if plan.fake_gpus else None
+    chosen: dict[str, Any] = {"port": plan.port, "run": plan.run, "gpus": gpus}
     settings = {name: value for name, value in chosen.items() if value is not None}
     try:
         return PrometheusCallback(**settings)

@@ -97,6 +97,14 @@ def test_the_beginning_says_where_to_look() -> None:
     assert "http://localhost:1/metrics" in printed(welcome(plan, "http://localhost:1"))
     assert "nan@3" in printed(welcome(plan, "http://localhost:1"))
     assert "no port is served" in printed(welcome(plan, None))
+    assert "GPUs" not in printed(welcome(plan, None))
+
+
+def test_the_beginning_says_which_gpus_are_none() -> None:
+    """Whoever sees the page later has been told."""
+    plan = DemoPlan(steps=5, fake_gpus=3)
+
+    assert "3 without hardware: what they report is made up" in printed(welcome(plan, None))
 
 
 def test_the_end_says_what_was_found() -> None:
