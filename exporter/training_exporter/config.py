@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -39,6 +40,13 @@ class ExporterConfig:
         ema_beta: decay of the averages of loss and gradient norm.
         max_logged_values: how many other values (logged ones, evaluation metrics) become series;
             what goes beyond is dropped and counted.
+        gpu_metrics: False asks no driver of GPUs.
+        gpus: which to watch: "mine", those that this process uses; "all" of the machine; or
+            numbers as nvidia-smi shows them and UUIDs, separated by commas.
+        gpu_interval: seconds between two readings of them.
+        gpu_pcie: read PCIe throughput too, which takes the driver 40 ms for each GPU.
+        linger: at most so many seconds the process stays at its end until each scraper has seen the
+            final state; it is never more than two scrape intervals. 0 leaves at once.
         strict: raise at start when the server cannot listen, instead of warning and training on.
 
     Raises:
@@ -55,12 +63,17 @@ class ExporterConfig:
     detectors: DetectorOptions = field(default_factory=dict)
     ema_beta: float = 0.99
     max_logged_values: int = 200
+    gpu_metrics: bool = True
+    gpus: str = "mine"
+    gpu_interval: float = 5.0
+    gpu_pcie: bool = False
+    linger: float = 30.0
     strict: bool = False
 
     def __post_init__(self) -> None:
         if self.rank is not None:
             _whole("rank", self.rank, 0, 2**31)
-        for name in ("serve", "strict"):
+        for name in ("serve", "strict", "gpu_metrics", "gpu_pcie"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.address, str):
@@ -70,6 +83,9 @@ class ExporterConfig:
         _whole("port", self.port, 0, 65535)
         _whole("port_tries", self.port_tries, 1, 1000)
         _whole("max_logged_values", self.max_logged_values, 0, 100_000)
+        _number("linger", self.linger, 0, 3600)
+        _number("gpu_interval", self.gpu_interval, 0.5, 3600)
+        _choice_of_gpus(self.gpus)
         if self.run is not None and not (isinstance(self.run, str) and self.run.strip()):
             raise ValueError("run must be a name that is not empty, or None")
         if self.profile not in PROFILE_NAMES:
@@ -120,6 +136,21 @@ def _whole(name: str, value: object, least: int, most: int) -> None:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r}")
 
 
+def _number(name: str, value: object, least: float, most: float) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:  # type: ignore[operator]  # it is a number
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+
+
+def _choice_of_gpus(value: object) -> None:
+    one = r"\s*(\d+(:\d+)?|(GPU|MIG)-[\w/-]+)\s*"
+    valid = rf"mine|all|{one}(,{one})*"
+    if not isinstance(value, str) or not re.fullmatch(valid, value):
+        raise ValueError(
+            f"gpus must be mine, all, or numbers and UUIDs such as 0,GPU-5f3c, got {value!r}"
+        )
+
+
 def _read(variable: str, name: str, text: str) -> Any:
     reader, valid = _READERS[name]
     try:
@@ -156,6 +187,11 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "detectors": (_detector_options, "kind.option=number, separated by commas"),
     "ema_beta": (float, "a number"),
     "max_logged_values": (int, "a whole number"),
+    "gpu_metrics": (_flag, "1, true, yes, 0, false or no"),
+    "gpus": (str, "mine, all, or numbers and UUIDs separated by commas"),
+    "gpu_interval": (float, "a number"),
+    "gpu_pcie": (_flag, "1, true, yes, 0, false or no"),
+    "linger": (float, "a number"),
     "strict": (_flag, "1, true, yes, 0, false or no"),
 }
 assert {entry.name for entry in fields(ExporterConfig)} == set(_READERS)

@@ -6,13 +6,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from math import isfinite
 from time import perf_counter, time
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
@@ -20,6 +22,11 @@ from training_exporter.config import DetectorOptions, ExporterConfig
 from training_exporter.console import install_fallback
 from training_exporter.detectors import build_detectors
 from training_exporter.detectors.base import Detector
+from training_exporter.gpu.own import OwnGpus
+from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.gpu.sampler import GpuSampler
+from training_exporter.gpu.watch import GpuWatch, Plan
+from training_exporter.lifecycle.last_words import conclude
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.serving import Serving
 from training_exporter.signals import Evaluation, StepSignals
@@ -90,12 +97,16 @@ class TrainingExporter:
         self.timer = StepTimer()
         self.clock = clock
         self._board = StatusBoard(_first_status(self.config))
+        self._gpus = _gpu_sampler(self.config, self._board, self.health)
+        self._board.gpus = self._gpus.source
         self._announced: tuple[Anomaly, ...] = ()
         self._loop: TorchLoop | None = None
         self.registry = self._registered(registry)
         self._serving = Serving(
             self.config, self.boundary, self.registry, self._board, self.monitor
         )
+        # Not at exit: then the process ends, and the port with it.
+        finalize(self, self._serving.abandon).atexit = False
 
     def _registered(self, registry: CollectorRegistry | None) -> CollectorRegistry:
         """The registry with our collectors in it, instead of those of an exporter before us."""
@@ -132,6 +143,16 @@ class TrainingExporter:
         return self.monitor.snapshot
 
     @property
+    def memory(self) -> tuple[AllocatorReading, ...]:
+        """What torch's allocator held at the last step, on each CUDA device in use."""
+        return self._board.memory
+
+    @property
+    def gpu_readings(self) -> GpuReadings:
+        """What is known of the GPUs at this moment; nothing before `start`."""
+        return self._board.gpus()
+
+    @property
     def url(self) -> str | None:
         """Address of the landing page for a person, None while nothing is served."""
         return self._serving.server.url if self._serving.server else None
@@ -144,7 +165,7 @@ class TrainingExporter:
     # Serving
 
     def start(self) -> TrainingExporter:
-        """Begin to serve, if that is configured and not done yet.
+        """Begin to serve and to read the GPUs, as far as that is configured and not done yet.
 
         A port that is taken means the next free one. When none can be had, a warning says so and
         the training goes on unserved.
@@ -153,11 +174,23 @@ class TrainingExporter:
             OSError: no port could be had, with `strict` only.
         """
         self._serving.start()
+        if self.config.gpu_metrics:
+            with self.boundary.at(catalog.GPU_ERROR):
+                self._gpus.start()
         return self
 
-    def close(self) -> None:
-        """Stop serving and free the port. May be called twice, and `start` may follow."""
+    def close(self, *, linger: bool = False) -> None:
+        """Stop serving and free the port, and read the GPUs no more. May be called twice, and
+        `start` may follow.
+
+        Args:
+            linger: first stay until those who scrape have seen the end of the run, as a process
+                does by itself when it ends.
+        """
+        if linger:
+            self._serving.last_words()
         self._serving.close()
+        self._gpus.close()
 
     def __enter__(self) -> TrainingExporter:
         self.set_state(catalog.STARTING)
@@ -203,7 +236,10 @@ class TrainingExporter:
         if state not in catalog.RUN_STATES:
             valid = ", ".join(catalog.RUN_STATES)
             raise ValueError(f"a run's state is one of {valid}, not {state!r}")
-        self.status = self.status._replace(state=state, failure=failure)
+        status = self.status._replace(state=state, failure=failure)
+        if state == catalog.RUNNING:
+            status = status._replace(running_since=self.clock())
+        self.status = status
 
     def set_nan_filter(self, active: bool) -> None:
         """Say whether the trainer's own log hides NaN and Inf losses."""
@@ -212,14 +248,12 @@ class TrainingExporter:
     def finish(self, error: BaseException | None = None) -> None:
         """End the run: completed without an error, stopped by Ctrl-C or sys.exit, else crashed."""
         with self.boundary.at(catalog.LIFECYCLE_ERROR):
-            if self._loop is not None:
-                # After an error the device may hang, and who waits for it would never end.
-                self._loop.finish(wait=error is None)
-        if isinstance(error, Exception):
-            self.set_state(catalog.CRASHED, failure=type(error).__name__)
-            return
-        self.monitor.end()  # what went on ends with a run that did not die of it
-        self.set_state(catalog.COMPLETED if error is None else catalog.STOPPED)
+            loop = self._loop
+            if loop is None and error is not None and "torch" in sys.modules:
+                loop = self._hand_loop()  # in a Trainer, or before a first step too large
+            if loop is not None:
+                loop.finish(error)
+        conclude(self._board, self.monitor, error)
 
     @contextmanager
     def paused(self, activity: str) -> Iterator[None]:
@@ -299,6 +333,10 @@ class TrainingExporter:
             )
             self.health.dropped_series += dropped
             self.status = self.status._replace(logged=logged)
+
+    def observe_memory(self, readings: tuple[AllocatorReading, ...]) -> None:
+        """Take in what torch's allocator holds, one reading for each device. Never raises."""
+        self._board.memory = readings
 
     def count_dropped(self, steps: int, series: int = 0) -> None:
         """Count steps that went unseen because no device row was free, and values that got no
@@ -411,6 +449,18 @@ def _measured(anomaly: Anomaly) -> str:
     if not isfinite(anomaly.threshold):
         return ""
     return f" (value {anomaly.value:.6g}, threshold {anomaly.threshold:.6g})"
+
+
+def _gpu_sampler(config: ExporterConfig, board: StatusBoard, health: ExporterHealth) -> GpuSampler:
+    """What reads the GPUs; holds the board and not the exporter."""
+    plan = Plan(config.gpus, config.gpu_interval, config.gpu_pcie)
+
+    def new_watch() -> GpuWatch:
+        own = OwnGpus(config.gpus, used=lambda: [each.device for each in board.memory])
+        count_error = partial(health.count_error, catalog.GPU_ERROR)
+        return GpuWatch(plan, own, on_error=count_error, on_cost=health.add_gpu_sample)
+
+    return GpuSampler(new_watch)
 
 
 def _first_status(config: ExporterConfig) -> RunStatus:

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
-from functools import partial
+import os
+import sys
+from contextlib import suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakSet, finalize
 
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
 from training_exporter.config import ExporterConfig
+from training_exporter.lifecycle.last_words import Scrapers, conclude_at_exit, linger
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -24,12 +28,12 @@ logger = logging.getLogger("training_exporter")
 
 
 class Serving:
-    """Serves one run's page, from `start` until `close`, until nobody holds this object any more,
-    or until another run of this process needs the port and this one is over.
+    """Serves one run's page, from `start` until `close`, until another run of this process needs
+    the port and this one is over, or until nobody holds the exporter any more.
 
-    What the server's threads hold is the board, the monitor and the registry, and not this object
-    nor the exporter; a Trainer that is built a second time in a notebook thereby takes its
-    predecessor's server along when it is collected.
+    Neither this object nor the server's threads hold the exporter, so a Trainer that is built a
+    second time in a notebook takes its predecessor's server along when it is collected. But the
+    page of a run stays that somebody scrapes who has not seen its end yet.
 
     Args:
         config: where to serve.
@@ -38,7 +42,7 @@ class Serving:
         board, monitor: what the landing page shows.
     """
 
-    _open: ClassVar[WeakSet[Serving]] = WeakSet()
+    _open: ClassVar[set[Serving]] = set()
 
     def __init__(
         self,
@@ -53,7 +57,8 @@ class Serving:
         self._registry = registry
         self._board = board
         self._monitor = monitor
-        self._closing: finalize[[], Serving] | None = None
+        self._scrapers = Scrapers(lambda: board.status.state in catalog.FINAL_STATES)
+        self._abandoned = False
         self.server: MetricsServer | None = None
 
     def start(self) -> None:
@@ -77,22 +82,41 @@ class Serving:
     def close(self) -> None:
         """Free the port. May be called twice, and `start` may follow."""
         Serving._open.discard(self)
-        self.server = None
-        if self._closing is not None:
-            self._closing()
-            self._closing = None
+        server, self.server = self.server, None
+        if server is not None:
+            server.close()
+
+    def abandon(self) -> None:
+        """Nobody holds the exporter any more, so the run is over; close when nobody waits for the
+        page."""
+        self._abandoned = True
+        if self.server is not None:
+            with self._boundary.at(catalog.LIFECYCLE_ERROR):
+                conclude_at_exit(self._board, self._monitor, None)
+                self._close_if_unwanted()
+
+    def last_words(self) -> None:
+        """The process ends: conclude the run, and stay until those who scrape it have seen that."""
+        with self._boundary.at(catalog.LIFECYCLE_ERROR):
+            conclude_at_exit(self._board, self._monitor, getattr(sys, "last_value", None))
+            linger(self._scrapers, self._config.linger)
 
     def _listen(self) -> None:
         self._take_over_port()
+        for other in list(Serving._open):
+            other._close_if_unwanted()
         self.server = server = self._opened()
-        self._closing = finalize(self, server.close)
-        self._closing.atexit = False  # the process ends, and the port with it
         Serving._open.add(self)
+        _linger_at_exit()
         wanted = self._config.port
         if wanted in (0, server.port):
             logger.info("serving training metrics on %s", server.url)
         else:
             logger.warning("port %d is taken; serving training metrics on %s", wanted, server.url)
+
+    def _close_if_unwanted(self) -> None:
+        if self._abandoned and not self._scrapers.due(self._config.linger):
+            self.close()
 
     def _take_over_port(self) -> None:
         """In a notebook the next run wants the port of the one before it, which is over."""
@@ -116,10 +140,11 @@ class Serving:
         board, monitor, health = self._board, self._monitor, self._boundary.health
         app = MetricsApp(
             self._registry,
-            lambda: render(board.status, monitor.snapshot),
+            lambda: render(board.status, monitor.snapshot, gpus=board.gpus(), memory=board.memory),
             ready=lambda: board.status.state != catalog.STARTING,
             on_error=partial(health.count_error, catalog.WEB_ERROR),
             on_scrape=health.add_scrape,
+            on_scraper=self._scrapers.note,
         )
         config = self._config
         server = MetricsServer(
@@ -127,3 +152,18 @@ class Serving:
         )
         server.start()
         return server
+
+
+@cache
+def _linger_at_exit() -> None:
+    """Have the last words said, once, however many exporters there are."""
+    process = os.getpid()
+
+    def last_words() -> None:
+        if os.getpid() != process:  # a forked child has no server
+            return
+        with suppress(KeyboardInterrupt):  # who presses Ctrl-C once more has no time
+            for serving in list(Serving._open):
+                serving.last_words()
+
+    atexit.register(last_words)

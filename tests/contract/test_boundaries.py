@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors stop at two boundaries. Any other place that catches everything is named, with why."""
+"""Errors stop at three boundaries: the step, the scrape and the thread that samples GPUs.
+
+Any other place that catches everything is named, with why.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ PACKAGE = Path(training_exporter.__file__).parent
 BROAD = {
     "exporter.py": "observe: the step's boundary, written out because it is the hot path",
     "collectors/guard.py": "the scrape's boundary",
+    "gpu/watch.py": "the sampler's boundary: nobody is above it in its thread",
     "monitor.py": "a detector that raises is retired; the step is done to its end, then raises",
     "web/app.py": "the scrape's boundary at the server: a page that fails is a 500",
 }
@@ -42,5 +46,5 @@ def broad_handlers() -> Iterator[str]:
 
 
 def test_every_broad_except_is_known() -> None:
-    """A third boundary would hide errors where nobody counts them."""
+    """Another boundary would hide errors where nobody counts them."""
     assert sorted(set(broad_handlers())) == sorted(BROAD)

@@ -16,11 +16,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as classic_families
 
-from training_exporter.catalog import CATALOG, COMMON_LABELS, LOSS_SPIKE, NON_FINITE
+from training_exporter.catalog import CATALOG, COMMON_LABELS, LOSS_SPIKE, NON_FINITE, XIDS
+from training_exporter.collectors.cuda_memory import CudaMemoryCollector
+from training_exporter.collectors.gpu import GpuCollector
 from training_exporter.collectors.guard import GuardedCollectors
 from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
 from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
+from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.status import ExporterHealth, RunStatus
@@ -28,6 +31,7 @@ from training_exporter.web.exposition import render
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.prom"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+ALLOCATOR = AllocatorReading(1, 3e9, 5e9, 6e9, 7e9, 1e8, 8e10, 2.0, 1.0)
 LOSSES = [4.0, 3.5, 3.25, 3.0, 9.5, 2.75, nan, 2.5, inf, 2.25]
 
 
@@ -81,6 +85,29 @@ def scripted_monitor() -> TrainingMonitor:
     return monitor
 
 
+def scripted_gpus() -> GpuReadings:
+    """A GPU of which everything is known, a MIG device, and a GPU that was lost."""
+    whole = GpuReading(
+        gpu="0", uuid="GPU-0a1b", name="NVIDIA H100", driver_version="570.86",
+        pci_bus_id="00000000:3B:00.0", cuda_device=1, utilization=0.97, memory_utilization=0.5,
+        memory_used_bytes=6e10, memory_free_bytes=2e10, memory_total_bytes=8e10,
+        power_watts=650.5, power_limit_watts=700.0, temperature_celsius=71.0,
+        slowdown_celsius=89.0, sm_clock_hertz=1.98e9, memory_clock_hertz=2.6e9,
+        throttled={"sw_power_cap": 1.0, "hw_thermal": 0.0}, performance_state=0.0, fan_speed=0.45,
+        energy_joules=123456.789, ecc_errors={"corrected": 7.0, "uncorrected": 0.0},
+        remapped_rows={"corrected": 0.0, "uncorrected": 1.0}, row_remap_pending=1.0,
+        row_remap_failed=0.0, retired_pages={"corrected": 2.0, "uncorrected": 0.0},
+        xids=dict.fromkeys(XIDS, 0.0), pcie={"sent": 1e9, "received": 2e9},
+        nvlinks={"active": 17.0, "inactive": 1.0}, nvlink_traffic={"sent": 5e12, "received": 6e12},
+    )  # fmt: skip
+    part = GpuReading(gpu="1:0", uuid="MIG-2c", name="NVIDIA H100 MIG 1g", memory_used_bytes=1e9)
+    lost = GpuReading(gpu="2", uuid="GPU-3d", lost=True, xids={"79": 1.0})
+    return GpuReadings(
+        gpus=(whole, part, lost), timestamp=1_700_000_012.0, duration_seconds=0.25, stalled=False,
+        failures={"gpu_lost": 1.0, "driver_stalled": 0.0},
+    )  # fmt: skip
+
+
 def scripted_registry() -> CollectorRegistry:
     monitor, health = scripted_monitor(), ExporterHealth()
     status = RunStatus(
@@ -100,6 +127,8 @@ def scripted_registry() -> CollectorRegistry:
     health.count_error("step")
     collectors = {
         "training": TrainingCollector(lambda: status, lambda: monitor.snapshot),
+        "gpu": GpuCollector(lambda: status.labels, scripted_gpus),
+        "cuda_memory": CudaMemoryCollector(lambda: status.labels, lambda: (ALLOCATOR,)),
         "exporter": OwnCollector(lambda: status.labels, health),
     }
     registry = CollectorRegistry()

@@ -23,9 +23,10 @@ def test_the_exporters_methods() -> None:
 
     assert public == {
         "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
-        "evaluating", "finish", "identify", "observe", "observe_evaluation", "observe_gradients",
-        "observe_logged", "paused", "port", "saving", "set_nan_filter", "set_state", "snapshot",
-        "start", "status", "step", "url",
+        "evaluating", "finish", "gpu_readings", "identify", "memory", "observe",
+        "observe_evaluation", "observe_gradients", "observe_logged", "observe_memory", "paused",
+        "port", "saving", "set_nan_filter", "set_state", "snapshot", "start", "status", "step",
+        "url",
     }  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def test_the_settings() -> None:
     """Each is a keyword and an environment variable in somebody's launch script."""
     assert list(ExporterConfig.__dataclass_fields__) == [
         "run", "rank", "serve", "address", "port", "port_tries", "profile", "detectors",
-        "ema_beta", "max_logged_values", "strict",
+        "ema_beta", "max_logged_values", "gpu_metrics", "gpus", "gpu_interval", "gpu_pcie",
+        "linger", "strict",
     ]  # fmt: skip
 
 
@@ -50,20 +52,38 @@ def test_the_metric_names() -> None:
     """Dashboards and alerts of users are built on them."""
     names = """
         training_run_info training_state training_step training_epoch training_max_steps
-        training_eta_seconds training_last_step_timestamp_seconds training_loss training_loss_ema
+        training_eta_seconds training_last_step_timestamp_seconds
+        training_last_progress_timestamp_seconds training_loss training_loss_ema
         training_eval_loss training_eval_metric training_logged_value
         training_logging_nan_inf_filter training_grad_norm training_grad_norm_ema
         training_grad_clip_threshold training_grad_clip_ratio training_learning_rate
         training_loss_scale training_clipped_steps_total training_skipped_steps_total
-        training_non_finite_steps_total training_steps_total training_tokens_total
+        training_non_finite_steps_total training_non_finite_streak_steps
+        training_last_non_finite_timestamp_seconds training_steps_total training_tokens_total
         training_samples_total training_tokens_per_second training_samples_per_second
         training_step_duration_seconds training_data_wait_seconds_total
         training_pause_seconds_total training_anomalies_total training_anomaly_active
-        training_anomaly_last_step training_anomaly_last_value training_anomaly_last_threshold
+        training_anomaly_last_step training_anomaly_last_timestamp_seconds training_anomaly_last_value training_anomaly_last_threshold
         training_detector_ready training_exporter_build_info training_exporter_errors_total
         training_exporter_overhead_seconds_total training_exporter_dropped_observations_total
         training_exporter_dropped_series_total training_exporter_collector_success
         training_exporter_collector_duration_seconds
+        training_gpu_info training_gpu_utilization_ratio training_gpu_memory_utilization_ratio
+        training_gpu_memory_used_bytes training_gpu_memory_free_bytes
+        training_gpu_memory_total_bytes training_gpu_power_watts training_gpu_power_limit_watts
+        training_gpu_temperature_celsius training_gpu_slowdown_temperature_celsius
+        training_gpu_sm_clock_hertz training_gpu_memory_clock_hertz training_gpu_throttled
+        training_gpu_performance_state training_gpu_fan_speed_ratio
+        training_gpu_energy_joules_total training_gpu_ecc_errors_total
+        training_gpu_remapped_rows training_gpu_row_remap_pending training_gpu_row_remap_failed
+        training_gpu_retired_pages training_gpu_xid_errors_total
+        training_gpu_pcie_bytes_per_second training_gpu_nvlinks training_gpu_nvlink_bytes_total
+        training_gpu_failures_total training_gpu_driver_stalled
+        training_gpu_last_sample_timestamp_seconds training_gpu_sample_duration_seconds
+        training_cuda_memory_allocated_bytes training_cuda_memory_allocated_peak_bytes
+        training_cuda_memory_reserved_bytes training_cuda_memory_reserved_peak_bytes
+        training_cuda_memory_inactive_split_bytes training_cuda_memory_total_bytes
+        training_cuda_alloc_retries_total training_cuda_out_of_memory_total
     """
 
     assert sorted(CATALOG) == sorted(names.split())

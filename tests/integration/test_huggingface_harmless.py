@@ -134,6 +134,7 @@ PLACES = (
     "exporter.timer.data_arrived",
     "exporter.timer.pause",
     "exporter.timer.lap",
+    "_memory._watch.read",
     "_recorder.add_loss",
     "_recorder.add_tokens",
     "_recorder.add_samples",
@@ -148,7 +149,7 @@ PLACES = (
     "_report_evaluation",
 )
 FUNCTIONS = (
-    "allocated_bytes", "find_trainer", "learning_rates", "loss_scale", "run_name", "samples_in",
+    "find_trainer", "learning_rates", "loss_scale", "run_name", "samples_in",
     "tokens_in", "wrap_method",
 )  # fmt: skip
 

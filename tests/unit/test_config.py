@@ -35,6 +35,15 @@ def test_defaults_are_valid() -> None:
         ("detectors", None, "options by kind"),
         ("ema_beta", False, "at least 0 and below 1"),
         ("run", 5, "not empty"),
+        ("gpus", "some", "mine, all, or numbers"),
+        ("gpus", "0,,1", "mine, all, or numbers"),
+        ("gpus", "mine,0", "mine, all, or numbers"),
+        ("gpus", 0, "mine, all, or numbers"),
+        ("gpu_interval", 0.1, "0.5 to 3600"),
+        ("gpu_interval", float("nan"), "0.5 to 3600"),
+        ("gpu_interval", "5", "0.5 to 3600"),
+        ("gpu_metrics", 1, "True or False"),
+        ("gpu_pcie", "yes", "True or False"),
     ],
 )
 def test_nonsense_is_refused_with_the_valid_values(setting: str, value: Any, valid: str) -> None:
@@ -59,6 +68,10 @@ def test_every_setting_can_come_from_the_environment() -> None:
             "TRAINING_EXPORTER_DETECTORS": "loss_spike.gamma=1.5, loss_plateau.patience=7",
             "TRAINING_EXPORTER_EMA_BETA": "0.9",
             "TRAINING_EXPORTER_MAX_LOGGED_VALUES": "10",
+            "TRAINING_EXPORTER_GPU_METRICS": "false",
+            "TRAINING_EXPORTER_GPUS": "0, GPU-5f3c",
+            "TRAINING_EXPORTER_GPU_INTERVAL": "2.5",
+            "TRAINING_EXPORTER_GPU_PCIE": "yes",
             "TRAINING_EXPORTER_STRICT": "1",
         }
     )
@@ -67,7 +80,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         run="night", rank=3, serve=False, address="127.0.0.1", port=9000, port_tries=5,
         profile="textbook",
         detectors={"loss_spike": {"gamma": 1.5}, "loss_plateau": {"patience": 7}},
-        ema_beta=0.9, max_logged_values=10, strict=True,
+        ema_beta=0.9, max_logged_values=10, gpu_metrics=False, gpus="0, GPU-5f3c", gpu_interval=2.5,
+        gpu_pcie=True, strict=True,
     )  # fmt: skip
 
 

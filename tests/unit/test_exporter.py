@@ -6,8 +6,9 @@ import math
 import socket
 import threading
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
@@ -43,6 +44,15 @@ class Silent(Exploding):
 
 def state(exporter: TrainingExporter) -> str:
     return exporter.status.state
+
+
+def scrape(exporter: TrainingExporter) -> None:
+    """As Prometheus does it."""
+    request = Request(
+        f"http://127.0.0.1:{exporter.port}/metrics",
+        headers={"X-Prometheus-Scrape-Timeout-Seconds": "10"},
+    )
+    urlopen(request, timeout=5).close()
 
 
 def test_a_block_that_ends_is_completed() -> None:
@@ -146,6 +156,19 @@ def test_pauses_have_a_state_and_are_counted(exporter: TrainingExporter) -> None
     assert (during, saving, state(exporter)) == ("evaluating", "saving", "running")
     assert exporter.status.pauses["evaluation"] > 0
     assert exporter.status.pauses["logging"] == 0
+
+
+def test_a_run_that_goes_on_after_a_pause_has_got_on() -> None:
+    """Its time is that at which it went on."""
+    times = iter([10.0, 500.0])
+    exporter = TrainingExporter(serve=False, clock=lambda: next(times))
+    exporter.set_state("running")
+    assert exporter.status.running_since == 10.0
+
+    with exporter.evaluating():
+        assert exporter.status.running_since == 10.0
+
+    assert exporter.status.running_since == 500.0
 
 
 def test_an_unknown_state_names_the_valid_ones(exporter: TrainingExporter) -> None:
@@ -363,3 +386,18 @@ def test_what_went_on_ends_with_the_run(error: Exception | None, active: bool) -
     found = {status.kind: status for status in exporter.snapshot.anomalies}["non_finite"]
 
     assert (found.active, found.total) == (active, 1)
+
+
+def test_closing_may_wait_for_the_next_scrape() -> None:
+    """Who closes in the middle of a process would take the end of the run away from a scraper."""
+    exporter = TrainingExporter(port=0, address="127.0.0.1", linger=5.0)
+    with exporter:
+        scrape(exporter)
+    port, began = exporter.port, monotonic()
+    threading.Timer(0.5, scrape, [exporter]).start()
+
+    exporter.close(linger=True)
+
+    assert port is not None
+    assert exporter.port is None
+    assert 0.5 <= monotonic() - began < 3.0

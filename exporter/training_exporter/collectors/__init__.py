@@ -6,6 +6,8 @@ from __future__ import annotations
 from functools import partial
 
 from training_exporter.catalog import COLLECTOR_ERROR
+from training_exporter.collectors.cuda_memory import CudaMemoryCollector
+from training_exporter.collectors.gpu import GpuCollector
 from training_exporter.collectors.guard import GuardedCollectors
 from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
@@ -23,6 +25,8 @@ def collectors_of(
 
     collectors = {
         "training": TrainingCollector(lambda: board.status, lambda: monitor.snapshot),
+        "gpu": GpuCollector(labels, lambda: board.gpus()),
+        "cuda_memory": CudaMemoryCollector(labels, lambda: board.memory),
         "exporter": OwnCollector(labels, health),
     }
     return GuardedCollectors(collectors, labels, partial(health.count_error, COLLECTOR_ERROR))

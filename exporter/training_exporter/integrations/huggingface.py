@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training_exporter import catalog
 from training_exporter.device.gradients import global_norm
-from training_exporter.device.memory import allocated_bytes
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.exporter import TrainingExporter
 from training_exporter.integrations.batches import samples_in, tokens_in
+from training_exporter.integrations.cuda_memory import MemoryObserver
 from training_exporter.integrations.optimizer import learning_rates, loss_scale, unscaled
 from training_exporter.integrations.trainer_wraps import find_trainer, wrap_method
 
@@ -46,6 +46,7 @@ class PrometheusCallback(TrainerCallback):
             raise TypeError(f"give either exporter or settings, not both: {', '.join(settings)}")
         self.exporter = exporter or TrainingExporter(**settings)
         self._recorder = StepRecorder()
+        self._memory = MemoryObserver(self.exporter)
         self._norm_seen = False
         self._inside_train = False
         self._inside_step = False
@@ -104,6 +105,8 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.set_state(catalog.RUNNING)
             self._recorder.discard()
+            # The model lies there already, or a step of `auto_find_batch_size` found no room.
+            self._memory.observe()
             self._inside_step, self._evaluations_open = False, 0
             self.exporter.timer.start()
 
@@ -143,7 +146,7 @@ class PrometheusCallback(TrainerCallback):
                 max_steps=state.max_steps,
                 step_seconds=step_seconds,
                 data_wait_seconds=waited,
-                memory_allocated_bytes=allocated_bytes(),
+                memory_allocated_bytes=self._memory.observe(),
             )
             self._recorder.hand_on(self.exporter)
 

@@ -14,9 +14,8 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 from training_exporter import catalog
-from training_exporter.boundary import StepBoundary
-from training_exporter.device.memory import allocated_bytes
 from training_exporter.device.recorder import StepRecorder, Watcher
+from training_exporter.integrations.cuda_memory import MemoryObserver, MemoryWatcher
 from training_exporter.integrations.optimizer import learning_rates
 from training_exporter.integrations.optimizer import loss_scale as scale_of
 from training_exporter.timing import StepTimer
@@ -27,10 +26,8 @@ if TYPE_CHECKING:
     Parameters = Tensor | Iterable[Tensor]
 
 
-class LoopWatcher(Watcher, Protocol):
+class LoopWatcher(Watcher, MemoryWatcher, Protocol):
     """What a loop needs of the exporter."""
-
-    boundary: StepBoundary
 
 
 class TorchLoop:
@@ -60,6 +57,7 @@ class TorchLoop:
         self._timer = timer or StepTimer()
         self._wall_clock = wall_clock
         self._recorder = recorder or StepRecorder()
+        self._memory = MemoryObserver(exporter)
         self._step = 0
         self._clip_threshold: float | None = None
         self._norm_seen = False
@@ -181,14 +179,15 @@ class TorchLoop:
         self._recorder.discard()
         self._start_afresh()
 
-    def finish(self, *, wait: bool = True) -> None:
-        """Hand on the outstanding steps, at the end of training.
+    def finish(self, error: BaseException | None = None) -> None:
+        """Hand on the outstanding steps, at the end of training, and what the memory was like.
 
         Args:
-            wait: for the device to finish them. After a failure or an interrupt better not: a
-                device that hangs would keep the process from ending.
+            error: what ended it. After one the device may hang, and who waits for it would keep
+                the process from ending; so only the steps that have arrived are handed on.
         """
-        self._recorder.hand_on(self._exporter, wait=wait)
+        self._memory.finish(error)
+        self._recorder.hand_on(self._exporter, wait=error is None)
 
     def _timed(self, waited: float | None) -> dict[str, Any]:
         given = waited if isinstance(waited, Real) else None  # the lap ends whatever was given
@@ -196,7 +195,7 @@ class TorchLoop:
         return {
             "step_seconds": step_seconds,
             "data_wait_seconds": data_wait_seconds,
-            "memory_allocated_bytes": allocated_bytes(),
+            "memory_allocated_bytes": self._memory.observe(),
         }
 
     def _clipped(self, total: Tensor, max_norm: float, norm_type: float) -> None:

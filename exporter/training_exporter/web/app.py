@@ -23,6 +23,8 @@ logger = logging.getLogger("training_exporter.web")
 
 TEXT = "text/plain; charset=utf-8"
 HTML = "text/html; charset=utf-8"
+SCRAPER_HEADER = "HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS"
+"""Prometheus and all that scrape like it send it; a person with curl does not."""
 GZIP_LEVEL = 3
 """A twentieth of the bytes, as level 9 gives, in a third of its time."""
 SAFETY = (
@@ -59,6 +61,7 @@ class MetricsApp:
         ready: whether the run is under way.
         on_error: called whenever an answer could not be made.
         on_scrape: called with the seconds that drawing a metrics page took.
+        on_scraper: called with the address of a scraper, before a page is drawn for it.
     """
 
     def __init__(
@@ -69,12 +72,14 @@ class MetricsApp:
         ready: Callable[[], bool],
         on_error: Callable[[], object],
         on_scrape: Callable[[float], object],
+        on_scraper: Callable[[str], object] = str,
     ) -> None:
         self._registry = registry
         self._landing_page = landing_page
         self._ready = ready
         self._on_error = on_error
         self._on_scrape = on_scrape
+        self._on_scraper = on_scraper
         self._failing: set[str] = set()
         self._metrics_pages = Paced[Response]()
         self._landing_pages = Paced[Response]()
@@ -118,6 +123,8 @@ class MetricsApp:
         self._failing.add(path)
 
     def _metrics(self, environ: WSGIEnvironment) -> Response:
+        if SCRAPER_HEADER in environ:
+            self._on_scraper(environ.get("REMOTE_ADDR", ""))
         names = tuple(parse_qs(environ.get("QUERY_STRING", "")).get("name[]", ()))
         accept = environ.get("HTTP_ACCEPT", "")
         packed = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))

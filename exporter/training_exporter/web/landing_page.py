@@ -13,10 +13,12 @@ from time import time
 from training_exporter import catalog
 from training_exporter._version import __version__
 from training_exporter.catalog import FINAL_STATES
+from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.history import Point
 from training_exporter.snapshot import Anomaly, Snapshot
 from training_exporter.status import RunStatus
 from training_exporter.web.curves import Curve, Mark, draw
+from training_exporter.web.gpus import gpu_section
 from training_exporter.web.panels import detectors, meaning, recent_anomalies, spoken, tiles
 from training_exporter.web.wording import ago, count, duration, number, share
 
@@ -39,6 +41,8 @@ ICON = (
     "%3C/svg%3E"
 )
 
+_NO_GPUS = GpuReadings()
+
 # On which of the two curves an anomaly is marked; the others are marked on both.
 _ONLY_ON_LOSS = frozenset(
     {
@@ -54,12 +58,21 @@ _ONLY_ON_GRADIENTS = frozenset(
 )
 
 
-def render(status: RunStatus, snapshot: Snapshot, *, now: float | None = None) -> str:
+def render(
+    status: RunStatus,
+    snapshot: Snapshot,
+    *,
+    gpus: GpuReadings = _NO_GPUS,
+    memory: tuple[AllocatorReading, ...] = (),
+    now: float | None = None,
+) -> str:
     """The page as HTML that needs nothing from elsewhere.
 
     Args:
         status: the run.
         snapshot: the state after its last step.
+        gpus: what the driver of the GPUs says.
+        memory: what torch's allocator says.
         now: Unix time in seconds, the present time by default.
     """
     now = time() if now is None else now
@@ -69,6 +82,7 @@ def render(status: RunStatus, snapshot: Snapshot, *, now: float | None = None) -
         _progress(snapshot, status.state in FINAL_STATES),
         tiles(snapshot, now),
         _curves(snapshot),
+        gpu_section(gpus, memory, now),
         '<div class="pair">',
         recent_anomalies(snapshot, now),
         detectors(snapshot, status.info.get("profile", "")),
@@ -120,7 +134,8 @@ def _last_step(status: RunStatus, snapshot: Snapshot, now: float) -> str:
         return "no step yet"
     text = f"last step {ago(snapshot.signals.timestamp, now)}"
     patience = max(STALE_SECONDS, STALE_STEPS * (snapshot.pace_seconds or 0.0))
-    if status.state == catalog.RUNNING and now - snapshot.signals.timestamp > patience:
+    progress = status.last_progress(snapshot.signals.timestamp) or now
+    if status.state == catalog.RUNNING and now - progress > patience:
         return f'<strong class="bad">{text}</strong>'
     return text
 

@@ -6,14 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isnan, nan
+from urllib.request import urlopen
 
 import pytest
 import torch
 from torch import nn
 
+from training_exporter import TrainingExporter
 from training_exporter.boundary import StepBoundary
 from training_exporter.device.gradients import global_norm
+from training_exporter.device.memory import AllocatorWatch
 from training_exporter.device.recorder import StepRecorder
+from training_exporter.gpu.readings import AllocatorReading
 from training_exporter.integrations.torch_loop import TorchLoop
 from training_exporter.signals import StepSignals
 from training_exporter.status import ExporterHealth
@@ -41,12 +45,16 @@ class Exporter:
         self.boundary = StepBoundary(ExporterHealth())
         self.seen: list[StepSignals] = []
         self.dropped = 0
+        self.memory: tuple[AllocatorReading, ...] = ()
 
     def observe(self, signals: StepSignals) -> None:
         self.seen.append(signals)
 
     def count_dropped(self, steps: int, series: int) -> None:
         self.dropped += steps
+
+    def observe_memory(self, readings: tuple[AllocatorReading, ...]) -> None:
+        self.memory = readings
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -80,6 +88,7 @@ def test_a_training_run_waits_for_nothing(dtype: torch.dtype) -> None:
     assert {signals.tokens for signals in exporter.seen} == {2**25 + 2}
     assert exporter.seen[-1].learning_rates["0"] == pytest.approx(1e-3)
     assert (exporter.seen[-1].memory_allocated_bytes or 0) > 0
+    assert exporter.memory[0].allocated_bytes == exporter.seen[-1].memory_allocated_bytes
     assert exporter.dropped == 0
 
 
@@ -179,6 +188,91 @@ def test_uncoalesced_sparse_gradients_have_no_norm_on_a_device() -> None:
         norm = global_norm(embedding.parameters())
 
     assert norm is None
+
+
+def test_a_step_with_everything_on_waits_for_nothing() -> None:
+    """The whole exporter: detectors, allocator, the driver's readings, and somebody who looks."""
+    model = nn.Linear(64, 64, device="cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with TrainingExporter(address="127.0.0.1", port=0) as exporter:
+        assert exporter.url is not None
+        with no_waiting():
+            for _ in range(10):
+                loss = model(torch.ones(8, 64, device="cuda")).square().mean()
+                loss.backward()
+                exporter.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                exporter.step(loss=loss.detach(), learning_rate=optimizer, tokens=8)
+                optimizer.zero_grad()
+                with urlopen(f"{exporter.url}/metrics", timeout=10) as page:
+                    shown = page.read().decode()
+    exporter.close()
+
+    assert "training_cuda_memory_allocated_bytes{" in shown
+    assert sum(exporter.health.errors.values()) == 0
+    assert exporter.snapshot.totals.steps == 10
+
+
+def test_the_allocator_s_numbers_are_torch_s() -> None:
+    """Each as torch's own functions have it, after memory came and went."""
+    held = torch.ones(3 << 20, device="cuda")
+    del held
+    held = torch.ones(1 << 20, device="cuda")
+    stats = torch.cuda.memory_stats()
+
+    reading = AllocatorWatch().read()[0]
+
+    assert reading == AllocatorReading(
+        device=torch.cuda.current_device(),
+        allocated_bytes=torch.cuda.memory_allocated(),
+        allocated_peak_bytes=torch.cuda.max_memory_allocated(),
+        reserved_bytes=torch.cuda.memory_reserved(),
+        reserved_peak_bytes=torch.cuda.max_memory_reserved(),
+        inactive_split_bytes=stats["inactive_split_bytes.all.current"],
+        total_bytes=torch.cuda.get_device_properties("cuda").total_memory,
+        retries=stats["num_alloc_retries"],
+        out_of_memory=stats["num_ooms"],
+    )
+    assert held.nbytes <= (reading.allocated_bytes or 0) < (reading.allocated_peak_bytes or 0)
+
+
+def test_reading_resets_no_peak() -> None:
+    """The peaks are the user's."""
+    torch.ones(5 << 20, device="cuda")
+    peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    watch = AllocatorWatch()
+    watch.read()
+    watch.read_at_the_end(None)
+
+    assert (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) == peaks
+
+
+def test_running_out_of_memory_is_counted() -> None:
+    """The attempt to empty the cache first, then the error; both are on the crashed run's page."""
+    before = AllocatorWatch().read_at_the_end(None)
+    exporter = TrainingExporter(serve=False)
+    total = torch.cuda.get_device_properties("cuda").total_memory
+    with pytest.raises(torch.OutOfMemoryError), exporter:
+        torch.empty(2 * total, dtype=torch.uint8, device="cuda")
+
+    reading = exporter.memory[0]
+    retries, failures = (before[0].retries, before[0].out_of_memory) if before else (0, 0)
+    assert (exporter.status.state, exporter.status.failure) == ("crashed", "OutOfMemoryError")
+    assert reading.out_of_memory == (failures or 0) + 1
+    assert reading.retries == (retries or 0) + 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_devices_in_use_are_found_and_no_others_are_touched() -> None:
+    """The one with tensors on it is shown; looking puts no context on the last device."""
+    held = torch.ones(1 << 20, device="cuda:1")
+    last = torch.cuda.device_count() - 1
+    had_context = torch._C._cuda_hasPrimaryContext(last)
+
+    shown = {reading.device: reading.allocated_bytes for reading in AllocatorWatch().read()}
+
+    assert (shown[1] or 0) >= held.nbytes
+    assert torch._C._cuda_hasPrimaryContext(last) == had_context
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -492,12 +492,12 @@ class TestLateDevice:
 
     @pytest.mark.parametrize(("wait", "seen"), [(True, 2), (False, 1)])
     def test_the_end(self, exporter: Exporter, device: LateDevice, wait: bool, seen: int) -> None:
-        """Waits for what is outstanding, unless it is told not to."""
+        """Waits for what is outstanding, unless it ends with an error."""
         loop = TorchLoop(exporter, recorder=device.recorder())
         loop.step(loss=torch.tensor(1.0))
         loop.step(loss=torch.tensor(1.0))
         device.advance()
-        loop.finish(wait=wait)
+        loop.finish(None if wait else RuntimeError())
 
         assert len(exporter.seen) == seen
         assert bool(device.waits) is wait

@@ -13,6 +13,7 @@ from math import inf, nan
 import pytest
 
 from training_exporter.catalog import ANOMALY_KINDS, FINAL_STATES, RUN_STATES
+from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
 from training_exporter.history import CurveHistory
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, Totals
@@ -38,7 +39,7 @@ def snapshot(
         )  # fmt: skip
         history.add_all([replace(signals, grad_norm=1.0 / step)])
     statuses = tuple(
-        AnomalyStatus(kind, ready, active, int(active), None, None, None)
+        AnomalyStatus(kind, ready, active, int(active), None, None, None, None)
         for kind, ready in (("loss_spike", True), ("eval_gap", False), ("mine", True))
     )
     totals = Totals(steps=len(losses), tokens=10.0 * len(losses), step_seconds=len(losses))
@@ -162,6 +163,170 @@ def test_detectors() -> None:
     assert text.count("◌ warming up") == 1
 
 
+GIB = 2.0**30
+H100 = GpuReading(
+    gpu="2", name="NVIDIA H100", driver_version="570.86", cuda_device=0, utilization=0.97,
+    memory_used_bytes=60 * GIB, memory_total_bytes=80 * GIB, temperature_celsius=64.0,
+    slowdown_celsius=87.0, power_watts=612.0, power_limit_watts=700.0,
+    throttled={"gpu_idle": 0.0, "hw_thermal": 0.0}, xids={"79": 0.0},
+)  # fmt: skip
+ALLOCATOR = AllocatorReading(
+    0, 40 * GIB, 52 * GIB, 56 * GIB, 58 * GIB, GIB, 79 * GIB, retries=0, out_of_memory=0
+)
+
+
+def gpu_page(
+    *gpus: GpuReading, memory: tuple[AllocatorReading, ...] = (), **readings: object
+) -> tuple[Page, str]:
+    """The page and the words in its GPU section."""
+    readings = {"timestamp": NOW - 2, **readings}
+    shown = Page(
+        render(STATUS, snapshot(), gpus=GpuReadings(gpus=gpus, **readings), memory=memory, now=NOW)  # type: ignore[arg-type]
+    )
+    text = re.sub(r"\s+", " ", shown.text)
+    return shown, text[text.find(" GPU") : text.find("Last anomalies")]
+
+
+def widths(shown: Page) -> list[tuple[str, float]]:
+    """The parts of the memory bars, in percent."""
+    return [
+        (i["class"] or "", float((i["style"] or "").removeprefix("width:").removesuffix("%")))
+        for i in shown.all("i")
+        if "style" in i
+    ]
+
+
+def test_a_gpu_at_a_glance() -> None:
+    """Name, load, memory from live tensors to all there is, temperature, power; each word said."""
+    shown, text = gpu_page(H100, memory=(ALLOCATOR,))
+    for words in (
+        "NVIDIA H100", "GPU 2 cuda:0 97 % busy", "64 °C", "612 of 700 W",
+        "allocated 40.0 peak 52.0 reserved 56.0 used 60.0 total 80.0 GiB",
+        "allocated live tensors", "reserved these, and the allocator's cache for later ones",
+        "used all processes together, CUDA contexts included", "peak most that live tensors held",
+    ):  # fmt: skip
+        assert words in text
+    assert widths(shown) == [("allocated", 50.0), ("reserved", 20.0), ("used", 5.0)]
+    assert [b["style"] for b in shown.all("b") if b.get("class")] == ["left:65.00%"]
+    assert 'class="bad"' not in render(
+        STATUS, snapshot(), gpus=GpuReadings(gpus=(H100,)), memory=(ALLOCATOR,), now=NOW
+    )
+
+
+def test_no_gpu_no_section() -> None:
+    """Nor where a driver could be asked and has none."""
+    for gpus in (GpuReadings(), GpuReadings(timestamp=NOW, stalled=False, failures={"other": 1})):
+        assert "GPU" not in render(STATUS, snapshot(), gpus=gpus, now=NOW).partition("<main>")[2]
+
+
+def test_each_gpu_has_the_allocator_of_its_own() -> None:
+    """By the number that CUDA gives it; a device that no driver speaks of stands by itself."""
+    others = [replace(H100, gpu=str(gpu), cuda_device=None) for gpu in (0, 1)]
+    elsewhere = ALLOCATOR._replace(device=5, allocated_bytes=7 * GIB)
+    _, text = gpu_page(*others, H100, memory=(elsewhere, ALLOCATOR))
+    cards = re.split(r"GPU (?=\d)| (?=cuda:5)", text)[1:]
+    assert [card.split(" ")[0] for card in cards] == ["0", "1", "2", "cuda:5"]
+    assert ["allocated" in card for card in cards] == [False, False, True, True]
+    assert "allocated 7.0 peak 52.0 reserved 56.0 total 79.0 GiB" in cards[3]
+
+
+def test_names_are_said_once_when_they_are_the_same() -> None:
+    """And on each GPU when they differ."""
+    assert gpu_page(H100, replace(H100, gpu="3"))[1].count("NVIDIA H100") == 1
+    different = gpu_page(H100, replace(H100, gpu="3", name="NVIDIA A100"))[1]
+    assert (different.count("NVIDIA H100"), different.count("NVIDIA A100")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("used", "allocated", "reserved", "drawn"),
+    [
+        (60, 40, 70, [50.0, 37.5, 0.0]),  # the driver was asked before the allocator grew
+        (90, 40, 50, [50.0, 12.5, 37.5]),  # never beyond the end
+        (60, 0, 0, [0.0, 0.0, 75.0]),
+        (None, 40, 50, [50.0, 12.5, 0.0]),
+        (60, None, None, [0.0, 0.0, 75.0]),
+    ],
+)
+def test_the_bar_fits(
+    used: float | None, allocated: float | None, reserved: float | None, drawn: list[float]
+) -> None:
+    """However readings of different moments go together."""
+
+    def size(gib: float | None) -> float | None:
+        return None if gib is None else gib * GIB
+
+    gpu = replace(H100, memory_used_bytes=size(used))
+    allocator = ALLOCATOR._replace(allocated_bytes=size(allocated), reserved_bytes=size(reserved))
+    shown, _ = gpu_page(gpu, memory=(allocator,))
+    assert [width for _, width in widths(shown)] == drawn
+
+
+def test_a_gpu_that_says_little() -> None:
+    """What is unknown is left out, and nothing is made up."""
+    shown, text = gpu_page(GpuReading(gpu="0:1"))
+    assert text.strip() == "GPU GPU 0:1"
+    assert widths(shown) == []
+    assert gpu_page(memory=(AllocatorReading(0),))[1].strip().startswith("GPU allocated live")
+
+
+def test_what_is_wrong_with_a_gpu_stands_out() -> None:
+    """Heat, the hardware's brakes, Xid errors and exhausted memory are red, usual limits not."""
+    throttled = {"gpu_idle": 1.0, "sw_power_cap": 1.0, "hw_thermal": 1.0, "sync_boost": 0.0}
+    gpu = replace(H100, throttled=throttled, temperature_celsius=88.0, xids={"79": 2.0, "13": 0.0})
+    html = render(
+        STATUS, snapshot(), gpus=GpuReadings(gpus=(gpu,)),
+        memory=(ALLOCATOR._replace(retries=3, out_of_memory=1),), now=NOW,
+    )  # fmt: skip
+    bad = {word.replace("\N{NARROW NO-BREAK SPACE}", " ") for word in
+           re.findall(r'<span class="bad">([^<]*)</span>', html)}  # fmt: skip
+    assert bad == {
+        "88 °C", "slowed down by the hardware, too hot", "Xid errors: 79", "out of memory once",
+    }  # fmt: skip
+    assert "at its power limit" in html
+    assert "cache emptied for want of memory 3 times" in html
+    assert "idle" not in html
+
+
+def test_a_driver_that_does_not_answer() -> None:
+    """Is said, with the time since; what torch knows is still there."""
+    _, text = gpu_page(memory=(ALLOCATOR,), stalled=True, timestamp=NOW - 200)
+    assert "The driver does not answer . Its last answer came 3 min ago." in text
+    assert "allocated 40.0" in text
+    _, text = gpu_page(stalled=True, timestamp=None)
+    assert "The driver does not answer" in text
+
+
+def test_a_driver_that_cannot_be_asked() -> None:
+    """Is said with the reason, where torch uses a GPU and its numbers are missed."""
+    failures = {"library_missing": 1.0, "gpu_lost": 0.0}
+    _, text = gpu_page(memory=(ALLOCATOR,), failures=failures, timestamp=None)
+    assert "Nothing is known from the driver: library missing." in text
+    assert "from the driver" not in gpu_page(H100, failures=failures)[1]
+
+
+def test_a_lost_gpu_says_so() -> None:
+    """One that fell off the bus."""
+    lost = GpuReading(gpu="2", name="NVIDIA H100", lost=True)
+    assert "lost: it does not answer any more" in gpu_page(lost)[1]
+    assert "lost" not in gpu_page(H100)[1]
+
+
+def test_old_readings_say_so() -> None:
+    """Fresh ones need no date."""
+    assert "The driver was read 2 min ago." in gpu_page(H100, timestamp=NOW - 130)[1]
+    assert "read" not in gpu_page(H100, timestamp=NOW - 30)[1]
+
+
+@pytest.mark.parametrize(
+    "told", [{"name": "Stand-in GPU (no hardware)"}, {"driver_version": "stand-in"}]
+)
+def test_simulated_gpus_say_so(told: dict[str, str]) -> None:
+    """Nobody takes the demo's numbers for a machine's."""
+    said = "Simulated : no hardware behind these numbers."
+    assert said in gpu_page(replace(H100, **told))[1]
+    assert said not in gpu_page(H100)[1]
+
+
 def test_everything_is_escaped() -> None:
     """Names from users cannot become markup, wherever they are shown."""
     evil = "<script>alert('x')</script>\"&"
@@ -171,13 +336,14 @@ def test_everything_is_escaped() -> None:
     assert run.signals is not None
     run = run._replace(
         signals=replace(run.signals, learning_rates={evil: 1.0, "other": 2.0}),
-        anomalies=(AnomalyStatus(evil, True, True, 1, 1, 1.0, 1.0),),
+        anomalies=(AnomalyStatus(evil, True, True, 1, 1, 1.0, 1.0, 1.0),),
         recent=(Anomaly(evil, 1, NOW, 1.0, 1.0),),
         evaluations={evil: Evaluation(1, NOW, evil, 1.0)},
     )
-    shown = page(status, run)
+    gpu = GpuReading(gpu=evil, name=evil, throttled={evil: 1.0}, xids={evil: 1.0})
+    shown = Page(render(status, run, gpus=GpuReadings(gpus=(gpu,)), now=NOW))
     assert shown.all("script") == []
-    assert shown.text.count("<script>") == 14
+    assert shown.text.count("<script>") == 14 + 4
 
 
 def test_nothing_comes_from_elsewhere() -> None:
