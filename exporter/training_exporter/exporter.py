@@ -3,37 +3,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
-from math import isfinite
 from time import perf_counter, time
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from training_exporter import catalog
-from training_exporter.boundary import StepBoundary
 from training_exporter.config import DetectorOptions, ExporterConfig
 from training_exporter.console import install_fallback
 from training_exporter.detectors import build_detectors
 from training_exporter.detectors.base import Detector
 from training_exporter.gpu.own import OwnGpus
-from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.gpu.sampler import GpuSampler
 from training_exporter.gpu.watch import GpuWatch, Plan
-from training_exporter.lifecycle.last_words import conclude
-from training_exporter.monitor import TrainingMonitor
 from training_exporter.serving import Serving
-from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.snapshot import Anomaly, Snapshot
-from training_exporter.status import ExporterHealth, RunStatus, StatusBoard
-from training_exporter.timing import StepTimer
-from training_exporter.values import clean_text, merge_capped, numbers_of
+from training_exporter.status import ExporterHealth, StatusBoard
+from training_exporter.watching import RunWatch
 
 if TYPE_CHECKING:
     import torch
@@ -42,13 +32,10 @@ if TYPE_CHECKING:
     from training_exporter.collectors.guard import GuardedCollectors
     from training_exporter.integrations.torch_loop import TorchLoop
 
-logger = logging.getLogger("training_exporter")
-
 _T = TypeVar("_T")
-_STATE_DURING = {catalog.EVALUATION: catalog.EVALUATING, catalog.CHECKPOINT: catalog.SAVING}
 
 
-class TrainingExporter:
+class TrainingExporter(RunWatch):
     """Watches one training run and serves what it sees.
 
     As a context manager it serves from the beginning of the block, and tells completed, stopped and
@@ -88,18 +75,12 @@ class TrainingExporter:
             settings["detectors"], detectors = detectors, None
         if config is not None and settings:
             raise TypeError(f"give either config or settings, not both: {', '.join(settings)}")
-        self.config = config or ExporterConfig.from_environ(os.environ, **settings)
+        config = config or ExporterConfig.from_environ(os.environ, **settings)
         if detectors is None:
-            detectors = build_detectors(self.config.profile, self.config.detectors)
-        self.monitor = TrainingMonitor(detectors, ema_beta=self.config.ema_beta)
-        self.health = ExporterHealth()
-        self.boundary = StepBoundary(self.health)
-        self.timer = StepTimer()
-        self.clock = clock
-        self._board = StatusBoard(_first_status(self.config))
+            detectors = build_detectors(config.profile, config.detectors)
+        super().__init__(config, detectors, clock)
         self._gpus = _gpu_sampler(self.config, self._board, self.health)
         self._board.gpus = self._gpus.source
-        self._announced: tuple[Anomaly, ...] = ()
         self._loop: TorchLoop | None = None
         self.registry = self._registered(registry)
         self._serving = Serving(
@@ -125,32 +106,6 @@ class TrainingExporter:
         registry.register(ours)
         TrainingExporter._collectors[registry] = ours
         return registry
-
-    # What there is to see
-
-    @property
-    def status(self) -> RunStatus:
-        """What is known about the run beside its steps."""
-        return self._board.status
-
-    @status.setter
-    def status(self, status: RunStatus) -> None:
-        self._board.status = status
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The state after the last step."""
-        return self.monitor.snapshot
-
-    @property
-    def memory(self) -> tuple[AllocatorReading, ...]:
-        """What torch's allocator held at the last step, on each CUDA device in use."""
-        return self._board.memory
-
-    @property
-    def gpu_readings(self) -> GpuReadings:
-        """What is known of the GPUs at this moment; nothing before `start`."""
-        return self._board.gpus()
 
     @property
     def url(self) -> str | None:
@@ -204,156 +159,14 @@ class TrainingExporter:
     ) -> None:
         self.finish(error)
 
-    # The run
-
-    def identify(self, *, run: str | None = None, rank: int | None = None, **info: object) -> None:
-        """Say what this run is: its default name and rank, and labels of `training_run_info`.
-
-        A name or rank that the user configured wins.
-
-        Raises:
-            ValueError: `training_run_info` has no such label.
-        """
-        unknown = set(info) - set(catalog.RUN_INFO.labels)
-        if unknown:
-            valid = ", ".join(catalog.RUN_INFO.labels)
-            raise ValueError(f"training_run_info has the labels {valid}, not {', '.join(unknown)}")
-        described = {name: clean_text(value) for name, value in info.items()}
-        status = self.status._replace(info=MappingProxyType({**self.status.info, **described}))
-        if run and self.config.run is None:
-            status = status._replace(run=clean_text(run))
-        if rank is not None and self.config.rank is None:
-            status = status._replace(rank=rank)
-        self.status = status
-
-    def set_state(self, state: str, *, failure: str | None = None) -> None:
-        """Move the run to a state.
-
-        Args:
-            state: one of catalog.RUN_STATES.
-            failure: class of the exception that ended the run.
-        """
-        if state not in catalog.RUN_STATES:
-            valid = ", ".join(catalog.RUN_STATES)
-            raise ValueError(f"a run's state is one of {valid}, not {state!r}")
-        status = self.status._replace(state=state, failure=failure)
-        if state == catalog.RUNNING:
-            status = status._replace(running_since=self.clock())
-        self.status = status
-
-    def set_nan_filter(self, active: bool) -> None:
-        """Say whether the trainer's own log hides NaN and Inf losses."""
-        self.status = self.status._replace(nan_filter=active)
-
     def finish(self, error: BaseException | None = None) -> None:
-        """End the run: completed without an error, stopped by Ctrl-C or sys.exit, else crashed."""
         with self.boundary.at(catalog.LIFECYCLE_ERROR):
             loop = self._loop
             if loop is None and error is not None and "torch" in sys.modules:
                 loop = self._hand_loop()  # in a Trainer, or before a first step too large
             if loop is not None:
                 loop.finish(error)
-        conclude(self._board, self.monitor, error)
-
-    @contextmanager
-    def paused(self, activity: str) -> Iterator[None]:
-        """While the training does something else, one of catalog.PAUSES.
-
-        Its time is counted in `training_pause_seconds_total` and never as step time; during
-        evaluation and saving the run is in that state. Raises only what is raised inside it.
-        """
-        pause = ExitStack()
-        with self.boundary.at(catalog.LIFECYCLE_ERROR):
-            pause.enter_context(self._pause(activity))
-        try:
-            yield
-        finally:
-            with self.boundary.at(catalog.LIFECYCLE_ERROR):
-                pause.close()
-
-    @contextmanager
-    def _pause(self, activity: str) -> Iterator[None]:
-        before = self.status
-        if before.state not in catalog.FINAL_STATES:
-            self.set_state(_STATE_DURING.get(activity, before.state))
-        try:
-            with self.timer.pause(lambda seconds: self._count_pause(activity, seconds)):
-                yield
-        finally:
-            self.set_state(before.state, failure=before.failure)
-
-    def _count_pause(self, activity: str, seconds: float) -> None:
-        pauses = {**self.status.pauses, activity: self.status.pauses[activity] + seconds}
-        self.status = self.status._replace(pauses=MappingProxyType(pauses))
-
-    # Observations
-
-    def observe(self, signals: StepSignals) -> None:
-        """Take in one optimiser step. Never raises."""
-        started = perf_counter()
-        try:
-            self.monitor.observe(signals)
-            if self.monitor.recent is not self._announced:
-                self._announce(self.monitor.recent)
-        except Exception as error:  # the step's boundary, written out because this is the hot path
-            self.boundary.report(catalog.OBSERVE_ERROR, error)
-        self.health.observe_seconds += perf_counter() - started
-
-    def observe_evaluation(
-        self, results: Mapping[str, object], *, dataset: str = "eval", step: int | None = None
-    ) -> None:
-        """Take in the results of an evaluation. Never raises.
-
-        Args:
-            results: its numeric results, "loss" among them; what is not a number is left out.
-            dataset: name of the data set.
-            step: optimiser step after which it ran; None is the last one seen.
-        """
-        with self.boundary.at(catalog.EVALUATION_ERROR):
-            values = numbers_of(results)
-            loss = values.pop("loss", None)
-            snapshot = self.snapshot
-            evaluations = snapshot.evaluations.items()
-            others = sum([len(other.metrics) for name, other in evaluations if name != dataset])
-            room = max(0, self.config.max_logged_values - others)
-            metrics, dropped = merge_capped({}, values, room)
-            self.health.dropped_series += dropped
-            if step is None:
-                step = snapshot.signals.step if snapshot.signals else 0
-            evaluation = Evaluation(step, self.clock(), clean_text(dataset), loss, metrics)
-            self.monitor.observe_evaluation(evaluation)
-            self._announce(self.monitor.recent)
-
-    def observe_logged(self, values: Mapping[str, object]) -> None:
-        """Take in numbers that the trainer logged; what is not a number is left out. Never
-        raises."""
-        with self.boundary.at(catalog.LOG_ERROR):
-            logged, dropped = merge_capped(
-                self.status.logged, numbers_of(values), self.config.max_logged_values
-            )
-            self.health.dropped_series += dropped
-            self.status = self.status._replace(logged=logged)
-
-    def observe_memory(self, readings: tuple[AllocatorReading, ...]) -> None:
-        """Take in what torch's allocator holds, one reading for each device. Never raises."""
-        self._board.memory = readings
-
-    def count_dropped(self, steps: int, series: int = 0) -> None:
-        """Count steps that went unseen because no device row was free, and values that got no
-        series because there were too many."""
-        self.health.dropped_observations += steps
-        self.health.dropped_series += series
-
-    def _announce(self, recent: tuple[Anomaly, ...]) -> None:
-        """Log the anomalies that are new."""
-        announced, self._announced = self._announced, recent
-        for anomaly in recent:
-            if any(anomaly is other for other in announced):
-                continue
-            meaning = catalog.ANOMALY_KINDS.get(anomaly.kind, "found by a detector of yours")
-            logger.warning(
-                "%s at step %d: %s%s", anomaly.kind, anomaly.step, meaning, _measured(anomaly)
-            )
+        super().finish(error)
 
     # A training loop written by hand
 
@@ -444,13 +257,6 @@ class TrainingExporter:
         return callback
 
 
-def _measured(anomaly: Anomaly) -> str:
-    """The two numbers that say so, where there are such."""
-    if not isfinite(anomaly.threshold):
-        return ""
-    return f" (value {anomaly.value:.6g}, threshold {anomaly.threshold:.6g})"
-
-
 def _gpu_sampler(config: ExporterConfig, board: StatusBoard, health: ExporterHealth) -> GpuSampler:
     """What reads the GPUs; holds the board and not the exporter."""
     plan = Plan(config.gpus, config.gpu_interval, config.gpu_pcie)
@@ -461,17 +267,3 @@ def _gpu_sampler(config: ExporterConfig, board: StatusBoard, health: ExporterHea
         return GpuWatch(plan, own, on_error=count_error, on_cost=health.add_gpu_sample)
 
     return GpuSampler(new_watch)
-
-
-def _first_status(config: ExporterConfig) -> RunStatus:
-    rank = os.environ.get("RANK", "")
-    info = {
-        "profile": config.profile,
-        "host": socket.gethostname(),
-        "world_size": os.environ.get("WORLD_SIZE", "1"),
-    }
-    return RunStatus(
-        run=clean_text(config.run or "training"),
-        rank=config.rank if config.rank is not None else int(rank) if rank.isdecimal() else 0,
-        info=MappingProxyType(info),
-    )

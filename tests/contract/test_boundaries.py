@@ -15,7 +15,7 @@ import training_exporter
 PACKAGE = Path(training_exporter.__file__).parent
 
 BROAD = {
-    "exporter.py": "observe: the step's boundary, written out because it is the hot path",
+    "watching.py": "observe: the step's boundary, written out because it is the hot path",
     "collectors/guard.py": "the scrape's boundary",
     "gpu/watch.py": "the sampler's boundary: nobody is above it in its thread",
     "monitor.py": "a detector that raises is retired; the step is done to its end, then raises",

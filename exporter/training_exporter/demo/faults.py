@@ -165,8 +165,9 @@ class NaN(EmbeddingFault):
 class Stall(EmbeddingFault):
     """One step that hangs, as when another machine does not answer."""
 
-    seconds: ClassVar = 30.0
-    story = "the step hangs for 30 seconds"
+    seconds: ClassVar = 200.0
+    """Long enough for the alert, which takes a step that stands still for a minute for a stall."""
+    story = "the step hangs for 200 seconds"
 
     def register(self, embedding: torch.nn.Module) -> Any:
         return embedding.register_forward_pre_hook(self._hang)

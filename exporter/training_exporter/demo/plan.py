@@ -20,7 +20,7 @@ FAULTS: Final[Mapping[str, str]] = MappingProxyType(
         PLATEAU: "learning rate 0 for a long stretch",
         EXPLOSION: "learning rate x1000 for a few steps",
         SLOW_DATA: "reading the data takes far longer for a while",
-        STALL: "one step hangs: no alarm, but the time of the last step stands still",
+        STALL: "one step hangs: no anomaly, but after a minute an alert",
         CRASH: "a token that the model does not know",
     }
 )

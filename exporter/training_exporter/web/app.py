@@ -61,7 +61,7 @@ class MetricsApp:
         ready: whether the run is under way.
         on_error: called whenever an answer could not be made.
         on_scrape: called with the seconds that drawing a metrics page took.
-        on_scraper: called with the address of a scraper, before a page is drawn for it.
+        on_scraper: called with a name for a scraper, before a page is drawn for it.
     """
 
     def __init__(
@@ -124,7 +124,9 @@ class MetricsApp:
 
     def _metrics(self, environ: WSGIEnvironment) -> Response:
         if SCRAPER_HEADER in environ:
-            self._on_scraper(environ.get("REMOTE_ADDR", ""))
+            # Two that scrape from one address, as from behind one gateway, often differ in version.
+            who = environ.get("REMOTE_ADDR", ""), environ.get("HTTP_USER_AGENT", "")
+            self._on_scraper(" ".join(who))
         names = tuple(parse_qs(environ.get("QUERY_STRING", "")).get("name[]", ()))
         accept = environ.get("HTTP_ACCEPT", "")
         packed = gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", ""))
