@@ -7,13 +7,16 @@ STEPS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench docs matrix wheel clean
+.PHONY: help demo stack test check fix bench docs matrix wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: $(VENV)/.demo ## train a small real model with a few real faults and watch it
 	$(BIN)/training-exporter demo $(if $(STEPS),--steps $(STEPS)) $(ARGS)
+
+stack: $(VENV)/.demo ## the demo with Prometheus and Alertmanager beside it
+	@$(BIN)/python -m scripts.stack $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
