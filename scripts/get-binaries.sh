@@ -44,14 +44,14 @@ apt-get -qq --error-on=any update || fail "the Debian mirror that apt uses does 
 (cd "$apt" && apt-get -qq download prometheus promtool prometheus-alertmanager) \
   || fail "$suite lacks a package of prometheus, promtool or prometheus-alertmanager"
 for package in "$apt"/*.deb; do
-  dpkg-deb --extract "$package" "$dest/root"
+  dpkg-deb --extract "$package" "$dest/unpacked"
 done
 rm -rf "$apt"
 
 for program in "${programs[@]}"; do
-  packaged=$dest/root/usr/bin/$program
-  [[ -e $packaged ]] || packaged=$dest/root/usr/bin/prometheus-$program
+  packaged=$dest/unpacked/usr/bin/$program
+  [[ -e $packaged ]] || packaged=$dest/unpacked/usr/bin/prometheus-$program
   [[ -e $packaged ]] || fail "the packages of $suite have no $program"
-  ln -sf "../root/usr/bin/${packaged##*/}" "$dest/bin/$program"
+  ln -sf "../unpacked/usr/bin/${packaged##*/}" "$dest/bin/$program"
   "$dest/bin/$program" --version 2>&1 | sed -n 1p
 done

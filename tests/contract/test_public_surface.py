@@ -63,7 +63,8 @@ def test_the_metric_names() -> None:
         training_samples_total training_tokens_per_second training_samples_per_second
         training_step_duration_seconds training_data_wait_seconds_total
         training_pause_seconds_total training_anomalies_total training_anomaly_active
-        training_anomaly_last_step training_anomaly_last_timestamp_seconds training_anomaly_last_value training_anomaly_last_threshold
+        training_anomaly_last_step training_anomaly_last_timestamp_seconds
+        training_anomaly_last_value training_anomaly_last_threshold
         training_detector_ready training_exporter_build_info training_exporter_errors_total
         training_exporter_overhead_seconds_total training_exporter_dropped_observations_total
         training_exporter_dropped_series_total training_exporter_collector_success
