@@ -23,11 +23,14 @@ HOW_TO_GET = {
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine reaches a test."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No setting of the machine reaches a test, and of all exporters in this process only those of
+    tests about GPUs read any: a thread that outlives its test would ask the next one's driver."""
     for variable in list(os.environ):
         if variable.startswith("TRAINING_EXPORTER_") or variable in {"RANK", "WORLD_SIZE"}:
             monkeypatch.delenv(variable)
+    if request.node.get_closest_marker("e2e") is None:
+        monkeypatch.setenv("TRAINING_EXPORTER_GPU_METRICS", "0")
 
 
 @pytest.fixture

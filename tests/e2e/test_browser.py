@@ -26,7 +26,7 @@ def test_a_browser_draws_the_page_without_complaint(
 ) -> None:
     """Run, state and a NaN are read from the page as drawn, and the console has no error: nothing
     is blocked by the page's own security policy."""
-    exporter = TrainingExporter(port=0, address="127.0.0.1", run="browsed run")
+    exporter = TrainingExporter(port=0, address="127.0.0.1", run="browsed run", gpu_metrics=False)
     for step in range(1, 101):
         loss = math.nan if step == 100 else 2.0 / step
         exporter.observe(StepSignals(step, 1.7e9, loss=loss, grad_norm=0.5, max_steps=200))

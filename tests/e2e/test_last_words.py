@@ -22,6 +22,8 @@ import os, signal, sys, time
 from training_exporter import TrainingExporter
 from training_exporter.signals import StepSignals
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may ignore it
+
 def steps(exporter, number=4):
     for step in range(1, number + 1):
         exporter.set_state("running")
@@ -29,7 +31,17 @@ def steps(exporter, number=4):
 
 def announce(exporter):
     print(exporter.port, flush=True)
-    sys.stdin.readline()
+    until_told()
+
+def until_told():
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+
+def in_a_fork():
+    import multiprocessing
+    child = multiprocessing.get_context("fork").Process(target=without_a_block)
+    child.start()
+    child.join()
 
 def in_a_block(fail=lambda: None):
     with TrainingExporter(port=0, run="r") as exporter:
@@ -45,6 +57,7 @@ def without_a_block(number=4, fail=lambda: None):
 """
 ENDS = {
     "in_a_block()": ("completed", 0),
+    "in_a_fork()": ("completed", 0),
     "in_a_block(lambda: 1 / 0)": ("crashed", 1),
     "in_a_block(lambda: sys.exit(3))": ("stopped", 3),
     "in_a_block(lambda: os.kill(os.getpid(), signal.SIGINT))": ("stopped", -signal.SIGINT),
@@ -63,7 +76,6 @@ def start(end: str, tmp_path: Path, **environment: str) -> tuple[subprocess.Pope
     """A process that trains, and the address of its page."""
     process = subprocess.Popen(
         [sys.executable, "-c", TRAIN + end],
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -74,18 +86,21 @@ def start(end: str, tmp_path: Path, **environment: str) -> tuple[subprocess.Pope
     return process, f"http://127.0.0.1:{process.stdout.readline().strip()}/metrics"
 
 
-def scrape(url: str) -> str:
+def scrape_page(url: str) -> str:
     request = Request(url, headers={"X-Prometheus-Scrape-Timeout-Seconds": "10"})
     with urlopen(request, timeout=5) as answer:
-        page: str = answer.read().decode()
+        return str(answer.read().decode())
+
+
+def scrape(url: str) -> str:
+    """The state that the page shows."""
+    page = scrape_page(url)
     states = [line for line in page.splitlines() if line.startswith("training_state")]
     return next(line.split('state="')[1].split('"')[0] for line in states if line.endswith(" 1.0"))
 
 
-def go_on(process: subprocess.Popen[str]) -> None:
-    assert process.stdin
-    process.stdin.write("\n")
-    process.stdin.flush()
+def go_on(folder: Path) -> None:
+    (folder / "go").touch()
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -96,7 +111,7 @@ def test_the_last_scrape_sees_how_it_ended(end: str, tmp_path: Path) -> None:
         scrape(url)
         time.sleep(INTERVAL)
         scrape(url)
-        go_on(process)
+        go_on(tmp_path)
         time.sleep(INTERVAL)
         seen, gone = [], time.monotonic() + 10
         while process.poll() is None and time.monotonic() < gone:
@@ -122,7 +137,7 @@ def test_no_wait_where_none_is_wanted_or_nobody_comes(
         else:
             urlopen(url, timeout=5).close()
         began = time.monotonic()
-        go_on(process)
+        go_on(tmp_path)
         process.wait(10)
 
     assert time.monotonic() - began < 1.5
@@ -133,7 +148,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     process, url = start("in_a_block()", tmp_path)
     with process:
         scrape(url)
-        go_on(process)
+        go_on(tmp_path)
         time.sleep(1.0)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -141,3 +156,54 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
         assert process.wait(10) == 0
     assert time.monotonic() - began < 1.5
+
+
+RUNS = """
+ports = []
+for run in ("first", "second"):
+    with TrainingExporter(port=ports[0] if ports else 0, port_tries=1, run=run) as exporter:
+        steps(exporter)
+        ports.append(exporter.port)
+        if run == "first":
+            announce(exporter)
+"""
+
+
+def test_the_next_run_leaves_the_page_of_the_last_one_until_it_was_seen(tmp_path: Path) -> None:
+    """Run after run on one port, as in a notebook or a sweep."""
+    process, url = start(RUNS, tmp_path)
+    with process:
+        scrape(url)
+        time.sleep(INTERVAL)
+        scrape(url)
+        go_on(tmp_path)
+        time.sleep(INTERVAL)
+        first = scrape_page(url)
+        time.sleep(INTERVAL)
+        second = scrape_page(url)
+        assert process.wait(10) == 0
+
+    assert 'training_state{rank="0",run="first",state="completed"} 1.0' in first
+    assert 'training_state{rank="0",run="second",state="completed"} 1.0' in second
+
+
+def test_several_runs_share_one_wait(tmp_path: Path) -> None:
+    """The bound is one for the process, and all are concluded before it begins."""
+    end = """
+several = [TrainingExporter(port=0, run=str(number), linger=2).start() for number in range(4)]
+for exporter in several:
+    steps(exporter)
+    print(exporter.port, flush=True)
+until_told()
+"""
+    process, first = start(end, tmp_path)
+    with process:
+        assert process.stdout
+        ports = [process.stdout.readline().strip() for _ in range(3)]
+        for url in (first, *(f"http://127.0.0.1:{port}/metrics" for port in ports)):
+            scrape(url)
+        began = time.monotonic()
+        go_on(tmp_path)
+        process.wait(10)
+
+    assert 1.5 < time.monotonic() - began < 3.5

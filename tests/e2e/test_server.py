@@ -411,7 +411,7 @@ def test_close_does_not_wait_for_a_page_that_hangs(make: Make) -> None:
 
 def ours() -> list[str]:
     """Our threads."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("training-exporter")]
+    return [t.name for t in threading.enumerate() if t.name.startswith("training-exporter-http")]
 
 
 def test_nothing_is_left_behind() -> None:

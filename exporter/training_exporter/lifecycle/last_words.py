@@ -8,8 +8,8 @@ more, or a bounded time has passed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import Lock
+import sys
+from collections.abc import Callable, Mapping
 from time import monotonic, sleep
 from typing import Final, NamedTuple
 
@@ -18,6 +18,7 @@ from training_exporter.monitor import TrainingMonitor
 from training_exporter.status import StatusBoard
 
 MAX_SCRAPERS: Final = 16
+REMEMBERED_GAPS: Final = 4
 INTERVALS: Final = 2
 """Scrape intervals to wait for the next scrape, which may be a late one."""
 POLL_SECONDS: Final = 0.05
@@ -40,30 +41,46 @@ def conclude(board: StatusBoard, monitor: TrainingMonitor, error: BaseException 
 def conclude_at_exit(
     board: StatusBoard, monitor: TrainingMonitor, error: BaseException | None
 ) -> None:
-    """Conclude a run that nobody has concluded when its process ends.
+    """Conclude a run that nobody has concluded, when its process ends or nobody can go on with it.
+
+    It has completed only if its planned last step was reached; all else that is no error is a stop,
+    since nobody has said that it was meant to end there.
 
     Args:
         board, monitor: of the run.
-        error: what the process ends with, None when there is no such thing or it is unknown; a
-            run that is short of its planned last step was then stopped.
+        error: what the process ends with, None when there is no such thing or it is unknown.
     """
     if board.status.state in catalog.FINAL_STATES:
         return
     signals = monitor.snapshot.signals
     planned = signals.max_steps if signals is not None else None
-    if error is None and signals is not None and planned and signals.step < planned:
+    if error is None and not (signals is not None and planned and signals.step >= planned):
         error = SystemExit()
     conclude(board, monitor, error)
 
 
+def last_error() -> BaseException | None:
+    """The exception that ends this process, None when there is none.
+
+    In an interactive session the last one is from some earlier input, and ends nothing.
+    """
+    if hasattr(sys, "ps1"):
+        return None
+    error: BaseException | None = getattr(sys, "last_value", None)
+    return error
+
+
 class _Scraper(NamedTuple):
     came: float
-    interval: float | None
+    gaps: tuple[float, ...]
     saw_end: bool
 
 
 class Scrapers:
     """Who scrapes a page, how often, and whether they have seen the end of the run.
+
+    There is no lock: a garbage collection, which may run anywhere, must be able to ask. Of two
+    scrapers that come at the very same moment one may go unnoticed until it comes again.
 
     Args:
         is_over: whether the run has ended.
@@ -73,18 +90,24 @@ class Scrapers:
     def __init__(self, is_over: Callable[[], bool], clock: Callable[[], float] = monotonic) -> None:
         self._is_over = is_over
         self._clock = clock
-        self._lock = Lock()
-        self._known: dict[str, _Scraper] = {}
+        self._known: Mapping[str, _Scraper] = {}
 
     def note(self, scraper: str) -> None:
         """A scraper asks for the page, which is about to be drawn."""
         now, over = self._clock(), self._is_over()
-        with self._lock:
-            before = self._known.pop(scraper, None)
-            interval = None if before is None else now - before.came
-            self._known[scraper] = _Scraper(now, interval, over)
-            if len(self._known) > MAX_SCRAPERS:
-                del self._known[next(iter(self._known))]
+        known = dict(self._known)
+        before = known.pop(scraper, None)
+        gaps = () if before is None else (*before.gaps, now - before.came)[-REMEMBERED_GAPS:]
+        known[scraper] = _Scraper(now, gaps, over)
+        if len(known) > MAX_SCRAPERS:
+            del known[next(iter(known))]
+        self._known = known
+
+    def expect(self, others: Scrapers) -> None:
+        """Those who scraped the run before on this port will come for this one too."""
+        self._known = {
+            name: scraper._replace(saw_end=False) for name, scraper in others._known.items()
+        }
 
     def due(self, at_most: float) -> float:
         """Seconds until each scraper should have fetched a page with the end on it; 0 when all
@@ -93,26 +116,25 @@ class Scrapers:
         Args:
             at_most: seconds to expect one in that has come only once.
         """
-        with self._lock:
-            known = list(self._known.values())
-        return max([0.0, *[_due(scraper, at_most) - self._clock() for scraper in known]])
+        now = self._clock()
+        return max([0.0, *[_due(scraper, at_most) - now for scraper in self._known.values()]])
 
 
 def _due(scraper: _Scraper, at_most: float) -> float:
     if scraper.saw_end:
         return scraper.came + DELIVERY_SECONDS
-    return scraper.came + (at_most if scraper.interval is None else INTERVALS * scraper.interval)
+    # The longest gap, since two that scrape by one name come soon after each other.
+    return scraper.came + (INTERVALS * max(scraper.gaps) if scraper.gaps else at_most)
 
 
 def linger(
-    scrapers: Scrapers,
+    due: Callable[[], float],
     at_most: float,
     *,
     clock: Callable[[], float] = monotonic,
     pause: Callable[[float], None] = sleep,
 ) -> None:
-    """Wait until all scrapers have seen the end; not longer than two of their intervals or
-    `at_most` seconds, and not at all when they have or nobody scrapes."""
+    """Wait until nothing is due any more, or `at_most` seconds have passed."""
     deadline = clock() + at_most
-    while scrapers.due(at_most) > 0.0 and clock() < deadline:
+    while due() > 0.0 and clock() < deadline:
         pause(POLL_SECONDS)

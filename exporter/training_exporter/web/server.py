@@ -7,9 +7,10 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -38,6 +39,7 @@ class MetricsServer:
         port: the port to take, 0 for any that is free.
         port_tries: how many ports to try, counted up from `port`.
         threads: how many requests are answered at the same time.
+        wanted: asked by the loop again and again; once it says no, the server closes itself.
 
     Raises:
         OSError: the address cannot be bound, or all ports of the range are taken.
@@ -51,8 +53,10 @@ class MetricsServer:
         port: int = 10400,
         port_tries: int = 32,
         threads: int = 4,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self._app = app
+        self._wanted = wanted
         self._threads = threads
         self._lock = Lock()
         self._closed = False
@@ -82,6 +86,11 @@ class MetricsServer:
             except RuntimeError as error:
                 raise OSError(errno.EAGAIN, f"no thread for the metrics server: {error}") from error
 
+    def wake(self) -> None:
+        """Have the loop ask at once whether the server is still wanted. Takes no lock."""
+        if self._listener is not None and not self._closed:
+            self._listener.pull_trigger()
+
     def close(self) -> None:
         """Free the port and end the threads. May be called at any time and more than once."""
         with self._lock:
@@ -91,9 +100,10 @@ class MetricsServer:
         if self._listener is None or self._workers is None:
             self._socket.close()
             return
-        if self._loop is not None and self._loop.ident is not None:
+        loop = self._loop
+        if loop is not None and loop is not current_thread() and loop.ident is not None:
             self._listener.pull_trigger()
-            self._loop.join(STOP_SECONDS)
+            loop.join(STOP_SECONDS)
         self._listener.close_connections()
         if self._workers.stop(STOP_SECONDS):
             self._listener.close()
@@ -102,11 +112,12 @@ class MetricsServer:
         listener = self._listener
         assert listener is not None
         try:
-            while not self._closed:
+            while not self._closed and self._wanted():
                 listener.run_once()
         except (OSError, ValueError):  # someone has closed the descriptors under the loop
             if not self._closed:
                 logger.exception("the metrics server at %s has stopped", self.url)
+        self.close()
 
     def _abandon(self) -> None:
         """Let go of everything in a forked child. Takes no lock: who holds it is not here."""

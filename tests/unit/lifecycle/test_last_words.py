@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from training_exporter import catalog
@@ -12,6 +14,7 @@ from training_exporter.lifecycle.last_words import (
     MAX_SCRAPERS,
     Scrapers,
     conclude_at_exit,
+    last_error,
     linger,
 )
 from training_exporter.monitor import TrainingMonitor
@@ -42,7 +45,7 @@ class World:
                 last = self.now
                 self.scrapers.note("10.0.0.1")
 
-        linger(self.scrapers, at_most, clock=lambda: self.now, pause=pause)
+        linger(lambda: self.scrapers.due(at_most), at_most, clock=lambda: self.now, pause=pause)
         return self.now - began
 
 
@@ -115,6 +118,15 @@ def test_each_scraper_has_to_see_the_end(world: World) -> None:
     assert world.linger() == pytest.approx(9.0, abs=0.1)
 
 
+def test_two_that_come_by_one_name_are_both_waited_for(world: World) -> None:
+    """A pair of one version behind one address: the gap between the two says little."""
+    for after in (0.0, 1.0, 4.0, 1.0):
+        world.scrape(after=after)
+    world.over, world.now = True, world.now + 0.5
+
+    assert world.linger() == pytest.approx(7.5, abs=0.1)
+
+
 def test_no_wait_once_the_end_was_seen(world: World) -> None:
     """A script that works on for a minute after its training."""
     world.scrape(after=0.0)
@@ -137,8 +149,8 @@ def test_the_number_of_scrapers_is_bounded(world: World) -> None:
     ("step", "planned", "error", "state"),
     [
         (10, 10, None, catalog.COMPLETED),
-        (10, None, None, catalog.COMPLETED),
-        (None, None, None, catalog.COMPLETED),
+        (10, None, None, catalog.STOPPED),
+        (None, None, None, catalog.STOPPED),
         (4, 10, None, catalog.STOPPED),
         (4, 10, KeyboardInterrupt(), catalog.STOPPED),
         (4, 10, SystemExit(), catalog.STOPPED),
@@ -159,6 +171,15 @@ def test_a_process_ends_and_nobody_has_concluded_the_run(
 
     assert board.status.state == state
     assert board.status.failure == ("ValueError" if state == catalog.CRASHED else None)
+
+
+def test_an_error_of_an_earlier_input_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interactive session remembers the last one, whatever it was about."""
+    monkeypatch.setattr(sys, "last_value", ValueError(), raising=False)
+    assert isinstance(last_error(), ValueError)
+
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert last_error() is None
 
 
 def test_a_run_that_is_concluded_stays_as_it_is() -> None:
