@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -23,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from benchmarks.report import repeated, side_by_side
 from benchmarks.scrape import ACCEPT, scrape
 from training_exporter import TrainingExporter
+from training_exporter.config import ExporterConfig
 from training_exporter.demo import stand_in_nvml
 from training_exporter.demo.stand_in_nvml import Control
 from training_exporter.gpu.calls import STALL_SECONDS
@@ -30,6 +32,7 @@ from training_exporter.gpu.own import OwnGpus
 from training_exporter.gpu.watch import GpuWatch, Plan
 
 GPUS = 8
+INTERVAL = ExporterConfig().gpu_interval
 ROUNDS = 15
 EXITS = 9
 ENDING = """
@@ -70,12 +73,15 @@ def main(arguments: list[str]) -> None:
 
 
 def compare_costs() -> None:
-    """Wall and processor time per GPU, and the share of a core at each one's default interval."""
+    """Wall and processor time per GPU, and the share of a core at each one's default interval and
+    at ours."""
     candidates = {
-        "ours": (our_sample(pcie=False), 5.0),
-        "ours, with gpu_pcie": (our_sample(pcie=True), 5.0),
+        "ours": (our_sample(pcie=False), INTERVAL),
+        "ours, with gpu_pcie": (our_sample(pcie=True), INTERVAL),
     }
+    print(f"nvidia-ml-py {version('nvidia-ml-py')}")
     if find_spec("nvitop_exporter") is not None:
+        print(f"nvitop {version('nvitop')}, nvitop-exporter {version('nvitop-exporter')}")
         candidates["nvitop-exporter, its GPU part"] = (nvitop_sample(), 1.0)
     else:
         print("nvitop-exporter is not installed")
@@ -85,10 +91,10 @@ def compare_costs() -> None:
                         rounds=ROUNDS, calls=1)  # fmt: skip
     for name, (sample, interval) in candidates.items():
         busy = processor_seconds(sample)
+        shares = [f"{busy / each:.3%} every {each:g} s" for each in sorted({interval, INTERVAL})]
         print(
             f"{name:32} per GPU {wall[name] / GPUS * 1e3:7.3f} ms, of which processor "
-            f"{busy / GPUS * 1e3:6.3f} ms; {GPUS} GPUs every {interval:g} s: "
-            f"{busy / interval:.4%} of a core"
+            f"{busy / GPUS * 1e3:6.3f} ms; {GPUS} GPUs take of a core {', '.join(shares)}"
         )
 
 

@@ -194,13 +194,13 @@ GPU_FAILURES_TOTAL = Metric(
 GPU_DRIVER_STALLED = Metric(
     "training_gpu_driver_stalled",
     "gauge",
-    "1 while a call into the driver does not return.",
+    "1 from when calls into the driver do not return in good time until a whole reading has.",
     section=_GPU,
 )
 GPU_LAST_SAMPLE_TIMESTAMP = Metric(
     "training_gpu_last_sample_timestamp_seconds",
     "gauge",
-    "Unix time at which GPUs were last read.",
+    "Unix time at which the last reading of the GPUs began.",
     section=_GPU,
 )
 GPU_SAMPLE_DURATION = Metric(

@@ -9,6 +9,7 @@ from math import inf
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from training_exporter.gpu.readings import AllocatorReading
 
@@ -16,8 +17,65 @@ OTHERS_SECONDS: Final = 5.0
 """How often devices are read on which the training does not run, but which hold memory of it."""
 
 _NATIVE: Final = "native"
+_RETRIES: Final = "num_alloc_retries"
+_OUT_OF_MEMORY: Final = "num_ooms"
 _WITH_COUNTERS: Final = (_NATIVE, "cudaMallocAsync")
 _NO_COUNTERS: Final[Mapping[str, float]] = MappingProxyType({})
+
+
+class CounterStart:
+    """From where torch's counters of a process are counted for one run in it.
+
+    torch counts from the first use of CUDA on: in a notebook, errors of earlier runs too.
+    """
+
+    def __init__(self) -> None:
+        self._from_zero = _initialised_cuda() is None
+        self._starts: dict[tuple[int, str], float] = {}
+
+    def note(self) -> None:
+        """Start from now. Devices that are not noted start from 0 where CUDA was not in use when
+        this object was made, else from when they are first seen.
+
+        Raises:
+            What torch raises.
+        """
+        cuda = _initialised_cuda()
+        if cuda is None or cuda.get_allocator_backend() != _NATIVE:
+            return
+        for device in range(cuda.device_count()):
+            counters = cuda.memory_stats_as_nested_dict(device)
+            for name in (_RETRIES, _OUT_OF_MEMORY):
+                self.since(device, name, counters.get(name))
+
+    def since(self, device: int, name: str, count: float | None) -> float | None:
+        """How much of a count came after the start; all of it once somebody has reset torch's."""
+        if count is None:
+            return None
+        start = self._starts.setdefault((device, name), 0 if self._from_zero else count)
+        if count < start:
+            start = self._starts[device, name] = 0
+        return count - start
+
+
+_start_of: WeakKeyDictionary[object, CounterStart] = WeakKeyDictionary()
+
+
+def counter_start(run: object) -> CounterStart:
+    """The start of a run's counters, which is the first call of this. Then they never fall, however
+    many watches the run has and whenever these are made.
+
+    Args:
+        run: the exporter, or whatever else lives as long as the run.
+
+    Raises:
+        What torch raises, and only in the first call.
+    """
+    start = _start_of.get(run)
+    if start is None:
+        start = _start_of[run] = CounterStart()
+        start.note()
+    return start
 
 
 class AllocatorWatch:
@@ -33,13 +91,19 @@ class AllocatorWatch:
     its page with it. The training thread asks after its own allocations are done.
 
     Args:
+        start: from where retries and failures are counted; from now on when not given.
         others_seconds: how often the other devices of the process are read.
         clock: seconds, of any origin.
     """
 
     def __init__(
-        self, *, others_seconds: float = OTHERS_SECONDS, clock: Callable[[], float] = monotonic
+        self,
+        start: CounterStart | None = None,
+        *,
+        others_seconds: float = OTHERS_SECONDS,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
+        self._start = start or counter_start(self)
         self._others_seconds = others_seconds
         self._clock = clock
         self._due = -inf
@@ -126,8 +190,8 @@ class AllocatorWatch:
             reserved.get("peak"),
             _sums(native, "inactive_split_bytes").get("current"),
             self._totals.get(device),
-            native.get("num_alloc_retries"),
-            native.get("num_ooms"),
+            self._start.since(device, _RETRIES, native.get(_RETRIES)),
+            self._start.since(device, _OUT_OF_MEMORY, native.get(_OUT_OF_MEMORY)),
         )
 
 
@@ -138,7 +202,7 @@ def _sums(counters: Mapping[str, Any], name: str) -> Mapping[str, float]:
 
 
 def _in_use(reading: AllocatorReading) -> bool:
-    """Whether the process ever held memory there, or wanted some."""
+    """Whether the process ever held memory there, or the run wanted some."""
     return bool(reading.reserved_bytes or reading.reserved_peak_bytes or reading.out_of_memory)
 
 

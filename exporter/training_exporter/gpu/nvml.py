@@ -15,7 +15,7 @@ from training_exporter.catalog import (
     NO_PERMISSION,
     OTHER,
 )
-from training_exporter.gpu.calls import INIT_STALL_SECONDS, STALL_SECONDS, CallWatch
+from training_exporter.gpu.calls import INIT_STALL_SECONDS, CallWatch
 from training_exporter.gpu.devices import Device
 from training_exporter.gpu.errors import (
     DriverUnavailableError,
@@ -84,21 +84,27 @@ class NvmlDriver:
 
     def _start(self, opened: Callable[[Device, Any], _OpenGpu]) -> None:
         try:
-            self.ask("nvmlInit", bound=INIT_STALL_SECONDS)
+            self._initialise()
+            try:
+                self.version = self.ask("nvmlSystemGetDriverVersion")
+                found = list(list_devices(self.ask))
+            except BaseException:
+                self.close()
+                raise
         except NvmlError as error:
-            reason = _REASONS.get(error.code, OTHER)
-            raise DriverUnavailableError(str(error), error.code, reason) from error
-        try:
-            self.version = self.ask("nvmlSystemGetDriverVersion")
-            found = list(list_devices(self.ask))
-        except NvmlError as error:
-            self.close()
             reason = _REASONS.get(error.code, OTHER)
             raise DriverUnavailableError(str(error), error.code, reason) from error
         self.devices = tuple(device for device, _ in found)
         self._open = {
             device.uuid: opened(device, handle) for device, handle in found if handle is not None
         }
+
+    def _initialise(self) -> None:
+        self._calls.new_round(INIT_STALL_SECONDS)
+        try:
+            self.ask("nvmlInit")
+        finally:
+            self._calls.new_round()
 
     def read(self, device: Device, cuda_device: int | None) -> GpuReading:
         """All that the device tells.
@@ -126,28 +132,35 @@ class NvmlDriver:
 
     def close(self) -> None:
         """Give up the session. NVML counts them, so that others in this process keep theirs."""
-        with suppress(NvmlError):
-            for gpu in self._open.values():
+        for gpu in self._open.values():
+            with suppress(NvmlError):
                 gpu.xids.close(self.ask)
         with suppress(NvmlError):
             self.ask("nvmlShutdown")
 
-    def ask(self, function: str, *arguments: Any, bound: float = STALL_SECONDS) -> Any:
+    def ask(self, function: str, *arguments: Any) -> Any:
         """Call a function of pynvml.
 
         Raises:
-            NvmlError: of the class that says what follows from the failure.
+            NvmlError: of the class that says what follows from the failure. What pynvml itself
+                stumbles over (a name that is no text, an argument that its release does not know)
+                is a failure like any other.
         """
         call = getattr(self._nvml, function, None)
         if call is None:
             raise SensorUnsupportedError(f"pynvml has no {function}; nvidia-ml-py is too old")
-        self._calls.begin(bound)
+        self._calls.begin()
         try:
             return call(*arguments)
-        except self._nvml.NVMLError as error:
-            raise _classified(function, error) from error
+        except Exception as error:  # of unknown kinds: one failed call must not cost all GPUs
+            raise self._classified(function, error) from error
         finally:
             self._calls.end()
+
+    def _classified(self, function: str, error: Exception) -> NvmlError:
+        if isinstance(error, self._nvml.NVMLError):
+            return _by_code(f"{function}: {error}", int(error.value))
+        return SensorFailedError(f"{function}: {type(error).__name__}: {error}")
 
     def _gpu(self, device: Device) -> _OpenGpu:
         try:
@@ -197,12 +210,19 @@ class _OpenGpu:
             self._ask_again[name] = now + ASK_AGAIN_SECONDS
             return {}
         except SensorFailedError as error:
-            if name not in self._failing:
-                self._failing.add(name)
-                self._on_trouble(self._index, name, str(error))
-            return {}
+            return self._fail(name, str(error))
+        except NvmlError:
+            raise  # the GPU is gone, or the driver, and with it the other sensors
+        except Exception as error:  # an answer of an unknown shape costs this sensor alone
+            return self._fail(name, f"{type(error).__name__}: {error}")
         self._failing.discard(name)
         return found
+
+    def _fail(self, name: str, message: str) -> Fields:
+        if name not in self._failing:
+            self._failing.add(name)
+            self._on_trouble(self._index, name, message)
+        return {}
 
 
 def _merge(fields: dict[str, Any], found: Mapping[str, Any]) -> None:
@@ -219,15 +239,16 @@ def _merge(fields: dict[str, Any], found: Mapping[str, Any]) -> None:
 def _library() -> Any:
     try:
         import pynvml
-    except ImportError as error:
+    except Exception as error:  # whatever is installed under this name may raise anything
         message = f"the package nvidia-ml-py cannot be imported: {error}"
         raise DriverUnavailableError(message, reason=LIBRARY_MISSING) from error
+    if not hasattr(pynvml, "NVMLError"):
+        message = f"the module pynvml is not that of nvidia-ml-py: {pynvml!r}"
+        raise DriverUnavailableError(message, reason=LIBRARY_MISSING)
     return pynvml
 
 
-def _classified(function: str, error: Any) -> NvmlError:
-    code = int(error.value)
-    message = f"{function}: {error}"
+def _by_code(message: str, code: int) -> NvmlError:
     if code in _DRIVER_GONE:
         return DriverUnavailableError(message, code, _REASONS.get(code, OTHER))
     if code in _GPU_GONE:

@@ -74,9 +74,10 @@ class GpuReadings:
 
     Attributes:
         gpus: the GPUs that could be read; none while the driver stalls.
-        timestamp: Unix time in seconds at which GPUs were last read, None before the first time.
+        timestamp: Unix time in seconds at which the last complete sample began, None before it.
         duration_seconds: time it took.
-        stalled: whether a call into the driver does not return; None where no driver is asked.
+        stalled: whether calls into the driver do not return in good time; None where no driver is
+            asked.
         failures: times that something could not be read, by catalog.GPU_FAILURES.
     """
 
@@ -88,7 +89,7 @@ class GpuReadings:
 
 
 class AllocatorReading(NamedTuple):
-    """torch's caching allocator on one CUDA device. Bytes, and counts since the start.
+    """torch's caching allocator on one CUDA device. Bytes, and counts since the run began.
 
     Attributes:
         device: number by which CUDA knows the device in this process.

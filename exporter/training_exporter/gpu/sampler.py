@@ -29,6 +29,8 @@ class GpuSampler:
     def __init__(self, new_watch: Callable[[], GpuWatch]) -> None:
         self._new_watch = new_watch
         self._current = _Current()
+        # At exit the process ends, and the thread with it.
+        finalize(self, self._current.let_go).atexit = False
 
     @property
     def source(self) -> Callable[[], GpuReadings]:
@@ -47,7 +49,6 @@ class GpuSampler:
         thread = Thread(target=watch.run, name="training-exporter-gpu", daemon=True)
         thread.start()
         self._current.watch, self._current.thread = watch, thread
-        finalize(self, self._current.end).atexit = False  # the process ends, and the thread with it
 
     def close(self) -> None:
         """Stop sampling; nothing is shown from then on. May be called twice, `start` may follow."""
@@ -69,13 +70,21 @@ class _Current:
         return GpuReadings() if watch is None else watch.readings()
 
     def end(self) -> None:
+        """Let go, and give the thread a moment to end where it can."""
         watch, thread = self.watch, self.thread
-        self.forget()
+        self.let_go()
         if watch is None or thread is None:
             return
-        watch.stop()
         if not watch.hanging and thread is not current_thread():
             thread.join(CLOSE_SECONDS)
+
+    def let_go(self) -> None:
+        """Tell the thread to end. Neither locks nor waits: the garbage collector may call this, in
+        whatever thread it runs and whatever that holds."""
+        watch = self.watch
+        self.forget()
+        if watch is not None:
+            watch.stop()
 
     def forget(self) -> None:
         """Touches no lock: in a forked child nobody would release it."""

@@ -49,8 +49,8 @@ def choose(
     if gpus == MINE:
         numbers = _mine(devices, visible, cuda, environ, held)
     else:
-        numbers = dict.fromkeys(_listed(gpus, devices))
-        numbers.update({gpu: n for gpu, n in _numbered(visible).items() if gpu in numbers})
+        certain = _certain(devices, visible, cuda, environ)
+        numbers = {gpu: certain.get(gpu) for gpu in _listed(gpus, devices)}
     return tuple(Chosen(each, numbers[each.gpu]) for each in devices if each.gpu in numbers)
 
 
@@ -72,8 +72,7 @@ def _mine(
 ) -> dict[str, int | None]:
     """CUDA's number by NVML's, from the surest source that says anything."""
     if cuda is not None and cuda.used:
-        matched = {each.number: match(each, devices, visible) for each in cuda.used}
-        return {device.gpu: index for index, device in matched.items() if device is not None}
+        return {**_matched(cuda, devices, visible)}
     numbers = _numbered(visible)
     holding = held()
     if holding:
@@ -84,6 +83,32 @@ def _mine(
     if cuda is not None or VISIBLE not in environ or shared:
         return {}
     return {**numbers}
+
+
+def _certain(
+    devices: Sequence[Device],
+    visible: Sequence[Device | None] | None,
+    cuda: CudaView | None,
+    environ: Mapping[str, str],
+) -> dict[str, int]:
+    """CUDA's numbers by NVML's, where this process does know devices by them.
+
+    One that does not use CUDA, such as a run on the CPU beside GPUs that it watches, has none.
+    """
+    if cuda is None:
+        return _numbered(visible) if VISIBLE in environ else {}
+    if not cuda.initialised:
+        return {}
+    matched = _matched(cuda, devices, visible)
+    taken = set(matched.values())
+    return {gpu: n for gpu, n in _numbered(visible).items() if n not in taken} | matched
+
+
+def _matched(
+    cuda: CudaView, devices: Sequence[Device], visible: Sequence[Device | None] | None
+) -> dict[str, int]:
+    found = {each.number: match(each, devices, visible) for each in cuda.used}
+    return {device.gpu: number for number, device in found.items() if device is not None}
 
 
 def _numbered(visible: Sequence[Device | None] | None) -> dict[str, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from threading import Event
+from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter, thread_time, time
 from typing import NamedTuple, Protocol
 
 from training_exporter.catalog import DRIVER_STALLED, OTHER
-from training_exporter.gpu.calls import CallWatch
+from training_exporter.gpu.calls import STALL_SECONDS, CallWatch
 from training_exporter.gpu.devices import Device
 from training_exporter.gpu.errors import DriverUnavailableError, GpuUnavailableError
 from training_exporter.gpu.nvml import NvmlDriver
@@ -34,6 +35,20 @@ class Plan(NamedTuple):
     gpus: str = MINE
     interval: float = 5.0
     pcie: bool = False
+
+
+class _Known(NamedTuple):
+    """What the last complete sample found.
+
+    Attributes:
+        stalls: how often the driver had stalled before that sample. When it stalls in it or after
+            it, the number is higher until another one is complete.
+        began: when it began, on the monotonic clock.
+    """
+
+    readings: GpuReadings
+    stalls: int
+    began: float
 
 
 class Driver(Machine, Protocol):
@@ -73,10 +88,13 @@ class GpuWatch:
         self._clock = clock
         self._wall_clock = wall_clock
         self._open_driver = open_driver
-        self._stop = Event()
+        self._stopped = False
+        # Not an Event: `stop` may be called by the garbage collector, in whatever thread it runs,
+        # and an Event's lock may be held there. A SimpleQueue is made for that.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._calls = CallWatch(clock)
         self._troubles = Troubles()
-        self._latest = GpuReadings()
+        self._known = _Known(GpuReadings(), 0, clock())
         self._driver: Driver | None = None
         self._found = False
         self._retry_at = clock()
@@ -88,33 +106,41 @@ class GpuWatch:
     # For others
 
     def readings(self) -> GpuReadings:
-        """What is known at this moment. While the driver hangs, no value from before is shown."""
-        hanging, stalls = self._calls.look()
+        """What is known at this moment. From when the driver stalls until a whole sample was taken
+        in good time, no value is shown, and never one that is older than samples can be."""
+        known, stalls = self._known, self._calls.stalls
         failures = {**self._troubles.counts, DRIVER_STALLED: float(stalls)}
         if not (self._found or any(failures.values())):
             return GpuReadings()  # as on any machine without such GPUs
-        latest = self._latest
-        if hanging:
+        if stalls > known.stalls:
             self._tell_stall()
-            return replace(latest, gpus=(), stalled=True, failures=failures)
+            return replace(known.readings, gpus=(), stalled=True, failures=failures)
         stalled = None if self._driver is None else False
-        return replace(latest, stalled=stalled, failures=failures)
+        gpus = known.readings.gpus if self._clock() - known.began <= self._most_age else ()
+        return replace(known.readings, gpus=gpus, stalled=stalled, failures=failures)
+
+    @property
+    def _most_age(self) -> float:
+        """How many seconds before now a sample may have begun whose values are shown: it and the
+        next one take less than a stall, and between them is the interval."""
+        return self._plan.interval + 2 * STALL_SECONDS
 
     @property
     def hanging(self) -> bool:
-        """Whether a call into the driver does not return."""
-        return self._calls.look()[0]
+        """Whether calls into the driver do not return in good time."""
+        return self._calls.late
 
     def stop(self) -> None:
-        """Let the thread end as soon as the driver lets it."""
-        self._stop.set()
+        """Let the thread end as soon as the driver lets it. Takes no lock."""
+        self._stopped = True
+        self._wake.put(None)
 
     def _tell_stall(self) -> None:
         if not self._stall_told:
             self._stall_told = True
             logger.warning(
-                "a call into %s does not return, and %s until it does; the training is not "
-                "affected", _DRIVER, _ABSENT,
+                "%s does not answer within %g s, and %s until it does; the training is not "
+                "affected", _DRIVER, STALL_SECONDS, _ABSENT,
             )  # fmt: skip
 
     # In the thread
@@ -122,15 +148,17 @@ class GpuWatch:
     def run(self) -> None:
         """Sample until stopped."""
         try:
-            while not self._stop.is_set():
+            while not self._stopped:
                 self.sample()
-                self._stop.wait(self._plan.interval)
+                with suppress(Empty):
+                    self._wake.get(timeout=self._plan.interval)
         finally:
             self._drop_driver()
 
     def sample(self) -> None:
         """Read everything once. Never raises."""
         began = thread_time()
+        self._calls.new_round()
         try:
             self._sample(self._clock())
         except Exception as error:  # the sampler's boundary: in its thread nobody is above it
@@ -138,7 +166,7 @@ class GpuWatch:
         self._on_cost(thread_time() - began)
 
     def _survive(self, error: Exception) -> None:
-        self._hide()
+        self._known = self._known._replace(readings=self._without_gpus())
         self._on_error()
         if type(error) not in self._errors_told:
             self._errors_told.add(type(error))
@@ -177,15 +205,15 @@ class GpuWatch:
 
     def _read_all(self, now: float) -> None:
         assert self._driver is not None
-        driver, began = self._driver, perf_counter()
+        driver, began, started = self._driver, self._clock(), perf_counter()
+        stamp = self._wall_clock()  # the time before the first value: none is older than it says
         gpus = tuple(self._read(driver, each, now) for each in self._own.choose(driver, now))
         if gpus:
-            took = perf_counter() - began
-            self._latest = GpuReadings(
-                gpus=gpus, timestamp=self._wall_clock(), duration_seconds=took
-            )
+            took = perf_counter() - started
+            found = GpuReadings(gpus=gpus, timestamp=stamp, duration_seconds=took)
         else:
-            self._hide()
+            found = self._without_gpus()
+        self._known = _Known(found, self._calls.stalls_before, began)
         self._troubles.settle(_DRIVER)
         if self._stall_told and not self.hanging:
             self._stall_told = False
@@ -224,7 +252,8 @@ class GpuWatch:
         """That a machine has no driver is worth a word only when one was there or is needed."""
         had_session = self._driver is not None
         self._drop_driver()
-        self._hide()
+        # It answers, though not what was asked: whatever stalled before this is over.
+        self._known = _Known(self._without_gpus(), self._calls.stalls, self._clock())
         if self._found or self._own.cuda_in_use:
             message = f"{_DRIVER} cannot be used, and {_ABSENT}: {error}"
             self._troubles.meet(error.reason, _DRIVER, message)
@@ -233,8 +262,8 @@ class GpuWatch:
         if had_session:
             self._retry_at = self._clock()  # it may be there again already
 
-    def _hide(self) -> None:
-        self._latest = replace(self._latest, gpus=(), duration_seconds=None)
+    def _without_gpus(self) -> GpuReadings:
+        return replace(self._known.readings, gpus=(), duration_seconds=None)
 
     def _drop_driver(self) -> None:
         self._lost.clear()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
-from training_exporter.device.memory import AllocatorWatch
+from training_exporter.device.memory import AllocatorWatch, counter_start
 from training_exporter.gpu.readings import AllocatorReading
 
 
@@ -24,13 +24,13 @@ class MemoryObserver:
     because a step whose memory is unknown is still a step. For the training thread.
 
     Args:
-        exporter: takes the readings.
+        exporter: takes the readings. Retries and failures are counted from when it was made.
         watch: reads.
     """
 
     def __init__(self, exporter: MemoryWatcher, watch: AllocatorWatch | None = None) -> None:
         self._exporter = exporter
-        self._watch = watch or AllocatorWatch()
+        self._watch = watch or AllocatorWatch(counter_start(exporter))
 
     def observe(self) -> float | None:
         """Take a reading.

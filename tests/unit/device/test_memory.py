@@ -114,6 +114,7 @@ def test_without_cuda_there_is_nothing(watch: AllocatorWatch) -> None:
 def test_cuda_that_is_not_used_yet_is_not_asked(cuda: Allocator, watch: AllocatorWatch) -> None:
     """And as soon as it is used it is."""
     cuda.initialized = False
+    cuda.calls.clear()
     assert watch.read() == ()
     assert cuda.calls == []
     cuda.initialized = True

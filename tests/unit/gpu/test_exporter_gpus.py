@@ -15,6 +15,7 @@ from tests.unit.gpu.test_sampler import threads, wait_until
 from training_exporter import TrainingExporter
 from training_exporter.demo.stand_in_nvml import Control
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.web.gpus import gpu_section
 
 RUN = {"run": "training", "rank": "0"}
 
@@ -85,6 +86,22 @@ def test_devices_in_use_come_from_the_training_thread(
     assert [(gpu.gpu, gpu.cuda_device) for gpu in readings.gpus] == [("1", 3)]
 
 
+def test_a_process_without_cuda_has_numbers_for_no_gpu(
+    nvml: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It watches them, as the demo on a laptop does, and calls none of them cuda:0."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    exporter = TrainingExporter(serve=False, gpus="all", gpu_interval=0.5).start()
+    wait_until(lambda: exporter.gpu_readings.gpus)
+    readings = exporter.gpu_readings
+    exporter.close()
+
+    assert [gpu.cuda_device for gpu in readings.gpus] == [None, None]
+    page = gpu_section(readings, (), readings.timestamp or 0.0)
+    assert "GPU 1" in page
+    assert "cuda" not in page
+
+
 def test_a_dropped_exporter_takes_its_sampler_along(nvml: Control) -> None:
     """Even while a user's registry still has the collectors."""
     registry = CollectorRegistry()
@@ -95,6 +112,6 @@ def test_a_dropped_exporter_takes_its_sampler_along(nvml: Control) -> None:
     gc.collect()
 
     assert reference() is None
-    assert not threads()
+    wait_until(lambda: not threads())
     labels = {**RUN, "gpu": "0"}
     assert registry.get_sample_value("training_gpu_power_watts", labels) is None

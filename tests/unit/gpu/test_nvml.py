@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -122,6 +123,75 @@ def test_no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.value.reason == catalog.LIBRARY_MISSING
 
 
+def bad_text() -> UnicodeDecodeError:
+    return UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+
+@pytest.mark.parametrize("error", [TypeError("2 were given"), AttributeError("x"), bad_text()])
+def test_what_pynvml_stumbles_over_costs_one_sensor(
+    nvml: Control, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Another release of it, or a driver that tells nonsense; said once, with what it was."""
+    told: list[tuple[str, str, str]] = []
+    driver = opened(on_trouble=lambda *about: told.append(about))
+
+    def broken(gpu: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", broken)
+    readings = [first(driver) for _ in range(2)]
+
+    assert [(each.power_watts, each.utilization) for each in readings] == [(None, 0.9)] * 2
+    assert [about[:2] for about in told] == [("0", "power")]
+    assert type(error).__name__ in told[0][2]
+
+
+def test_an_answer_of_an_unknown_shape_costs_one_sensor(
+    nvml: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error behind the call, not in it."""
+    told: list[str] = []
+    driver = opened(on_trouble=lambda gpu, sensor, message: told.append(sensor))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda gpu: (90, 40))
+
+    reading = first(driver)
+
+    assert (reading.utilization, reading.power_watts, told) == (None, 200.0, ["utilization"])
+
+
+def test_what_pynvml_stumbles_over_while_it_lists_costs_one_gpu(
+    nvml: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a name that is no text; and a question about processes has no answer then."""
+    real = pynvml.nvmlDeviceGetName
+
+    def broken(*arguments: object) -> str:
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", real)
+        raise bad_text()
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", broken)
+    driver = opened()
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", broken)
+
+    assert [bool(device.uuid) for device in driver.devices] == [False, True]
+    assert not driver.has_process(driver.devices[1], 4711)
+
+
+@pytest.mark.parametrize("source", ["raise OSError('planted')", "nvmlInit = print"])
+def test_a_stranger_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Is no library either, whatever it does."""
+    (tmp_path / "pynvml.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "pynvml")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(DriverUnavailableError, match="nvidia-ml-py") as error:
+        opened()
+
+    assert error.value.reason == catalog.LIBRARY_MISSING
+
+
 def test_mig_devices_stand_behind_their_gpu(nvml: Control) -> None:
     """With memory, and nothing of what only a whole GPU has."""
     uuids = [nvml.add_mig(0, memory_total=4 * GIB, memory_used=GIB) for _ in range(2)]
@@ -157,6 +227,31 @@ def test_sessions_are_counted_by_nvml(nvml: Control) -> None:
     one.close()
 
     assert first(other).power_watts == 200.0
+
+
+def test_every_event_set_is_given_back(nvml: Control) -> None:
+    """Also behind one that cannot be."""
+    driver = opened()
+    for device in driver.devices:
+        driver.read(device, None)
+    nvml.fail("nvmlEventSetFree", pynvml.NVML_ERROR_UNKNOWN)
+
+    driver.close()
+
+    assert nvml.calls("nvmlEventSetFree") == 2
+    assert nvml.calls("nvmlShutdown") == 1
+
+
+def test_a_session_that_an_unexpected_error_ends_is_given_back(
+    nvml: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that NVML itself refuses is."""
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", lambda gpu: (0, 0, 0))
+
+    with pytest.raises(ValueError, match="unpack"):
+        opened()
+
+    assert nvml.calls("nvmlShutdown") == 1
 
 
 def test_a_session_that_cannot_begin_is_given_back(nvml: Control) -> None:

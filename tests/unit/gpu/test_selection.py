@@ -185,11 +185,27 @@ CHOICES: dict[str, Case] = {
         "mine", ONE_PART, uses(by_uuid(0, ONE_PART[0])), {}, set(), {"0:0": 0},
     ),
     "all": ("all", FOUR, None, OTHER_ORDER, set(), {"0": None, "1": 1, "2": None, "3": 0}),
+    "all, by a process without torch that nobody gave any": (
+        "all", FOUR, None, {}, set(), dict.fromkeys("0123"),
+    ),
+    "all, by one that does not use CUDA": (
+        "all", FOUR, NOT_YET, OTHER_ORDER, set(), dict.fromkeys("0123"),
+    ),
+    "all, by one that uses CUDA": (
+        "all", FOUR, CudaView(initialised=True), {}, set(), {"0": 0, "1": 1, "2": 2, "3": 3},
+    ),
+    "all, where only torch knows the number of one": (
+        "all", MIXED, uses(by_uuid(0, MIXED[1])), {}, set(), {"0": None, "1": 0},
+    ),
+    "all, where torch contradicts the environment": (
+        "all", FOUR, uses(by_uuid(0, FOUR[1])), OTHER_ORDER, set(),
+        {"0": None, "1": 0, "2": None, "3": None},
+    ),
     "all, with parts": (
         "all", MIG, NOT_YET, {}, set(), dict.fromkeys(("0", "1", "1:0", "1:1")),
     ),
     "a list": ("2, GPU-aaa", FOUR, None, {"CUDA_VISIBLE_DEVICES": "2"}, set(), {"0": None, "2": 0}),
-    "a list with what is not there": ("7,GPU-fff,1", FOUR, NOT_YET, OTHER_ORDER, set(), {"1": 1}),
+    "a list with what is not there": ("7,GPU-fff,1", FOUR, None, OTHER_ORDER, set(), {"1": 1}),
     "a part by its number": ("1:1", MIG, None, {"CUDA_VISIBLE_DEVICES": ""}, set(), {"1:1": None}),
 }  # fmt: skip
 

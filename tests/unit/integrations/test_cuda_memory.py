@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.unit.device.test_memory import Allocator, counters
 from training_exporter import TrainingExporter
+from training_exporter.device import memory
 from training_exporter.device.memory import AllocatorWatch
 from training_exporter.gpu.readings import AllocatorReading
 from training_exporter.integrations import cuda_memory
@@ -43,7 +45,7 @@ def exporter() -> TrainingExporter:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """What every loop made in this test asks."""
     watch = Watch()
-    monkeypatch.setattr(cuda_memory, "AllocatorWatch", lambda: watch)
+    monkeypatch.setattr(cuda_memory, "AllocatorWatch", lambda start: watch)
     return watch
 
 
@@ -109,6 +111,47 @@ def test_a_failure_to_read_costs_no_step(
     assert exporter.health.errors["lifecycle"] == 2
     assert exporter.status.state == "crashed"
     assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 2
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Allocator:
+    """A process that has run out of memory in an earlier run, as in a notebook."""
+    cuda = Allocator()
+    cuda.counters[0] = counters(1, 2, retries=3, ooms=1)
+    monkeypatch.setattr(memory, "_initialised_cuda", lambda: cuda)
+    return cuda
+
+
+def counts(exporter: TrainingExporter) -> tuple[float | None, float | None]:
+    (reading,) = exporter.memory
+    return reading.retries, reading.out_of_memory
+
+
+def test_an_earlier_run_s_errors_are_not_this_one_s(cuda: Allocator) -> None:
+    """The alert is for the run that ran out of memory. What comes after its exporter was made is
+    its own, be it before the first step is closed, and stays when it trains on."""
+    healthy, greedy = (TrainingExporter(serve=False) for _ in range(2))
+    healthy.step(loss=1.0)
+    assert counts(healthy) == (0, 0)
+
+    cuda.counters[0] = counters(1, 2, retries=4, ooms=2)
+    greedy.finish(torch.OutOfMemoryError())
+    assert counts(greedy) == (1, 1)
+
+    MemoryObserver(greedy).observe()  # another callback, or a second `train`
+    greedy.step(loss=1.0)
+    assert counts(greedy) == (1, 1)
+
+
+def test_counters_that_cannot_be_read_keep_no_run_from_beginning(cuda: Allocator) -> None:
+    """They are counted from when they can be."""
+    cuda.fails = RuntimeError("no counters")
+    exporter = TrainingExporter(serve=False)
+    cuda.fails = None
+    exporter.step(loss=1.0)
+
+    assert counts(exporter) == (0, 0)
+    assert exporter.health.errors["lifecycle"] == 1
 
 
 def test_without_a_device_nothing_is_handed_on(exporter: TrainingExporter) -> None:
