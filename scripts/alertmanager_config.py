@@ -6,6 +6,7 @@ The committed file is for a current Alertmanager whose templates and secrets lie
 are there:
 
 - paths lead to the given folders;
+- messages have a link to the dashboard if the address of Grafana is given;
 - a notifier whose secret is missing or empty is left out, so that nothing fails to be sent all
   day; alerts stay visible on Alertmanager's page;
 - where an older Alertmanager cannot read a certain secret from a file, it is written into the
@@ -60,13 +61,15 @@ def derive(
     templates: str,
     secrets_as_seen: str | None = None,
     version: Version = CURRENT,
+    grafana_url: str | None = None,
 ) -> dict[str, Any]:
     """The configuration with paths, notifiers and secrets as they are here.
 
     `secrets` is read now; `templates` and `secrets_as_seen` (default: `secrets`) are the folders
-    under the names that Alertmanager knows them by, which differ in a container.
+    under the names that Alertmanager knows them by, which differ in a container. `grafana_url` is
+    where Grafana is for whoever reads a message; without it, messages have no link to a dashboard.
 
-    Raises ConfigError where a secret is no http(s) address.
+    Raises ConfigError where a secret or `grafana_url` is no http(s) address.
     """
     seen = secrets_as_seen or str(secrets.resolve())
     derived = dict(config)
@@ -76,7 +79,24 @@ def derive(
     derived["receivers"] = [
         receiver_here(receiver, secrets, seen, version) for receiver in config["receivers"]
     ]
+    if grafana_url:
+        link_dashboards(derived["receivers"], grafana_url)
     return derived
+
+
+def link_dashboards(receivers: list[dict[str, Any]], grafana_url: str) -> None:
+    """Defines the empty "training.dashboard" of common.tmpl anew, before each of our texts."""
+    check_address(grafana_url, "--grafana-url")
+    if re.search(r"""[<>|(){}"'`$\\]""", grafana_url):
+        raise ConfigError("--grafana-url is not an address: it has a character that ends a link")
+    address = f'(reReplaceAll "^https?://[^/]+" "{grafana_url.rstrip("/")}" (index . 1))'
+    link = f'{{{{ index . 0 }}}}{{{{ template "training.url" {address} }}}}{{{{ index . 2 }}}}'
+    definition = f'{{{{ define "training.dashboard" }}}}{link}{{{{ end }}}}'
+    kinds = [r[key] for r in receivers for key in r if key.endswith("_configs")]
+    for notifier in (notifier for kind in kinds for notifier in kind):
+        for key in ("text", "message"):
+            if 'template "training.' in notifier.get(key, ""):
+                notifier[key] = definition + notifier[key]
 
 
 def receiver_here(
@@ -229,6 +249,7 @@ def parser() -> argparse.ArgumentParser:
     add("--secrets", type=Path, required=True, help="folder with a file for each secret")
     add("--templates", default=str(COMMITTED / "templates"), help="folder, as Alertmanager sees it")
     add("--secrets-as-seen", help="--secrets as Alertmanager sees it; default: the same")
+    add("--grafana-url", help="Grafana with our dashboards; messages then have a link to them")
     add("--alertmanager-version", default="0.28", help="such as 0.25.0; default: 0.28 or newer")
     add("--from-environment", action="store_true", help=f"first write {', '.join(SECRET_FILES)}")
     add("--shared", action="store_true", help="mode 0644: Alertmanager runs as another user")
@@ -247,6 +268,7 @@ def run(arguments: list[str], environ: Mapping[str, str]) -> str:
         templates=options.templates,
         secrets_as_seen=options.secrets_as_seen,
         version=parse_version(options.alertmanager_version),
+        grafana_url=options.grafana_url,
     )
     write(options.output, as_text(derived), mode)
     names = " and ".join(notifier_names(derived)) or "Alertmanager's page only (no secret is set)"

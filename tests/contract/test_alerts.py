@@ -30,6 +30,18 @@ RECORDED = {rule["record"] for rule in RECORDING}
 CASES = list(cases())
 FIRING = {name for name, case in CASES if case.get("exp_alerts")}
 SILENT = {name for name, case in CASES if not case.get("exp_alerts")}
+DETECTED = {
+    rule["alert"]: kinds.pop()
+    for rule in RULES
+    if (kinds := {m.value for m in matchers(rule["expr"]) if m.label == "kind"})
+}
+"""Alert -> the kind of anomaly that it tells."""
+ENDED = {
+    "TrainingCrashed": "crashed",
+    "TrainingCompleted": "completed",
+    "TrainingStopped": "stopped",
+}
+"""Alert -> the final state that it tells."""
 TARGET_LABELS = {"job", "instance"}
 LABELS = {
     "severity": {"critical", "warning", "info"},
@@ -134,6 +146,34 @@ def test_every_kind_of_anomaly_has_an_alert() -> None:
 
     assert kinds == set(ANOMALY_KINDS) - {NON_FINITE}
     assert signals == set(WATCHED_SIGNALS)
+
+
+def test_what_detectors_find_is_told_alike() -> None:
+    """These blocks are written out for each kind; what is mended in one is to be mended in all."""
+    assert set(DETECTED.values()) == set(ANOMALY_KINDS) - {NON_FINITE}
+    assert len({_pattern(ALERTS[name]["annotations"]["description"]) for name in DETECTED}) == 1
+    for lifecycle in LABELS["lifecycle"]:
+        rules = [ALERTS[name] for name in DETECTED if lifecycle in ALERTS[name]["labels"].values()]
+        assert len(rules) > 1
+        assert len({_pattern(rule["expr"]) for rule in rules}) == 1
+
+
+def test_ends_of_a_run_are_told_alike() -> None:
+    """But for the state."""
+    assert len({_pattern(ALERTS[name]["expr"]) for name in ENDED}) == 1
+    assert len({_pattern(ALERTS[name]["annotations"]["description"]) for name in ENDED}) == 1
+
+
+def _pattern(text: str) -> str:
+    """The text without its kind, state and alert, and without the words around an anomaly's value
+    and threshold."""
+    for word in {*DETECTED, *DETECTED.values(), *ENDED.values()}:
+        text = text.replace(f'"{word}"', '"..."')
+    return re.sub(
+        r"(training_anomaly_last_(?:value|threshold)\{[^`]*`[^}]*\| query \}\}).*?\{\{ end \}\}",
+        r"\1...",
+        text,
+    )
 
 
 def test_every_xid_belongs_to_one_alert() -> None:

@@ -115,14 +115,18 @@ class Alertmanager:
 
 
 @contextmanager
-def running(binary: str, folder: Path) -> Iterator[Alertmanager]:
+def running(binary: str, folder: Path, grafana_url: str | None = None) -> Iterator[Alertmanager]:
     """Starts Alertmanager with our configuration and both webhooks; stops it at the end."""
     with ChatServer() as chat:
         secrets = folder / "secrets"
         urls = {"SLACK_WEBHOOK_URL": chat.slack_url, "DISCORD_WEBHOOK_URL": chat.discord_url}
         secrets_from_environment(urls, secrets)
         config = derive(
-            load(CONFIG), secrets=secrets, templates=str(TEMPLATES), version=version_of(binary)
+            load(CONFIG),
+            secrets=secrets,
+            templates=str(TEMPLATES),
+            version=version_of(binary),
+            grafana_url=grafana_url,
         )
         config["route"] = scaled(config["route"])
         path = folder / "alertmanager.yml"

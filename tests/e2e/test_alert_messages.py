@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,6 @@ rank 3, step 1234: loss 17.2, usual 2.1.
 *Likely cause:* The learning rate is too high.
 *Do now:* Look at the gradient norm.
 <https://example.org/runbooks.md#traininglossspike|Runbook> · \
-<http://localhost:3000/d/training-run?var-run=r1|Dashboard> · \
 <http://localhost:9093/#/silences/new?filter=\
 %7Balertname%3D%22TrainingLossSpike%22%2Crun%3D%22r1%22%7D|Silence>"""
 
@@ -46,7 +46,6 @@ rank 3, step 1234: loss 17.2, usual 2.1.
 **Likely cause:** The learning rate is too high.
 **Do now:** Look at the gradient norm.
 [Runbook](<https://example.org/runbooks.md#traininglossspike>) · \
-[Dashboard](<http://localhost:3000/d/training-run?var-run=r1>) · \
 [Silence](<http://localhost:9093/#/silences/new?filter=\
 %7Balertname%3D%22TrainingLossSpike%22%2Crun%3D%22r1%22%7D>)"""
 
@@ -58,7 +57,6 @@ Likely cause: The learning rate is too high.
 Do now: Look at the gradient norm.
 
 Runbook:   https://example.org/runbooks.md#traininglossspike
-Dashboard: http://localhost:3000/d/training-run?var-run=r1
 Silence:   http://localhost:9093/#/silences/new?filter=\
 %7Balertname%3D%22TrainingLossSpike%22%2Crun%3D%22r1%22%7D"""
 
@@ -97,7 +95,22 @@ def test_a_message_says_what_where_why_and_what_to_do(alertmanager: Alertmanager
     assert discord.text.rstrip() == DISCORD_TEXT
     assert slack.part["color"] == "#f57c00"
     assert slack.part["fallback"] == "WARNING: TrainingLossSpike in run r1."
-    assert slack.part["title_link"] == "http://localhost:3000/d/training-run?var-run=r1"
+    assert slack.part["title_link"] == "https://example.org/runbooks.md#traininglossspike"
+
+
+def test_who_has_grafana_gets_a_link_to_the_dashboard(
+    programs: tuple[str, str], tmp_path: Path
+) -> None:
+    """At the address that was given, below a path, and with whatever a run is named."""
+    spike = alert("TrainingLossSpike", "r1")
+    spike["annotations"]["dashboard_url"] += "%3C&from=now-1h"
+    with running(programs[0], tmp_path, "https://g.example.org/grafana/") as alertmanager:
+        messages = told(alertmanager, spike)
+
+    page = "https://g.example.org/grafana/d/training-run?var-run=r1%3C"
+    assert f"|Runbook> · <{page}&amp;from=now-1h|Dashboard> · <" in messages["slack"].text
+    assert f">) · [Dashboard](<{page}&from=now-1h>) · [" in messages["discord"].text
+    assert alertmanager.chat.refused == []
 
 
 def test_the_end_says_how_long_it_lasted_and_where_to_look(alertmanager: Alertmanager) -> None:
@@ -150,16 +163,16 @@ def test_the_silence_link_silences_this_alert_of_this_run(alertmanager: Alertman
 
 
 def without_links(text: str) -> str:
-    """A Slack text without its three links."""
-    shorter, count = re.subn(r"<https?://[^<>|\s]+\|(Runbook|Dashboard|Silence)>", "", text)
-    assert count == 3
+    """A Slack text without its two links."""
+    shorter, count = re.subn(r"<https?://[^<>|\s]+\|(Runbook|Silence)>", "", text)
+    assert count == 2
     return shorter
 
 
 def links_of(slack: str, discord: str) -> list[str]:
     """The addresses in both."""
     found = re.findall(r"<(https?:[^|]+)\|", slack) + re.findall(r"\]\(<(.+?)>\)", discord)
-    assert len(found) == 6
+    assert len(found) == 4
     return found
 
 
@@ -187,10 +200,10 @@ def test_an_alert_without_annotations_is_readable(alertmanager: Alertmanager) ->
     assert messages["slack"].part["fallback"] == "WARNING: 🟠 WARNING: MyOwnAlert · r1"
 
 
-def rendered(amtool: str, template: str, data: Path) -> str:
+def rendered(amtool: str, template: str, data: Path, templates: Path = TEMPLATES) -> str:
     """What amtool makes of a template."""
     command = [
-        amtool, "template", "render", f"--template.glob={TEMPLATES}/*.tmpl",
+        amtool, "template", "render", f"--template.glob={templates}/*.tmpl",
         f"--template.text={{{{ template {json.dumps(template)} . }}}}", f"--template.data={data}",
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
@@ -213,6 +226,24 @@ def test_a_mail_is_plain_text(programs: tuple[str, str], tmp_path: Path) -> None
     (tmp_path / "data.json").write_text(json.dumps(data))
     subject = rendered(programs[1], "training.email.subject", tmp_path / "data.json").strip()
     assert subject == "🟠 WARNING: TrainingLossSpike · r1 Bcc: x@example.org"
+
+
+def test_a_link_that_was_written_by_hand_is_in_the_mail(
+    programs: tuple[str, str], tmp_path: Path
+) -> None:
+    """As the comment beside the empty definition says."""
+    copy = Path(shutil.copytree(TEMPLATES, tmp_path / "templates"))
+    common = (copy / "common.tmpl").read_text()
+    define = '{{ define "training.dashboard" }}'
+    link = next(line for line in common.splitlines() if "grafana.example.org" in line)
+    assert f"{define}{{{{ end }}}}" in common
+    (copy / "common.tmpl").write_text(common.replace(define, define + link.strip()))
+    one = {"status": "firing", **alert("TrainingLossSpike", "r1")}
+    (tmp_path / "data.json").write_text(json.dumps({"status": "firing", "alerts": [one]}))
+
+    mail = rendered(programs[1], "training.email.text", tmp_path / "data.json", copy)
+
+    assert "\nDashboard: https://grafana.example.org/d/training-run?var-run=r1\nSilence:" in mail
 
 
 def test_every_alert_of_the_rules_reaches_its_receiver(

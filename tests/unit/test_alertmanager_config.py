@@ -115,6 +115,30 @@ def test_nothing_else_changes(tmp_path: Path) -> None:
             assert {**now, secret: ""} == {**before, secret: ""}
 
 
+def test_messages_link_to_grafana_where_it_is(tmp_path: Path) -> None:
+    """By a definition before the texts of ours, which takes the place of the empty one."""
+    secrets_from_environment(BOTH, tmp_path)
+    grafana = "https://g.example.org/grafana"
+
+    linked, plain = derived(tmp_path, grafana_url=f"{grafana}/"), derived(tmp_path)
+
+    for kind, key in (("slack", "text"), ("discord", "message")):
+        for with_link, without in zip(notifiers(linked, kind), notifiers(plain, kind), strict=True):
+            assert with_link[key].startswith('{{ define "training.dashboard" }}')
+            assert f'"{grafana}"' in with_link[key]
+            assert with_link[key].endswith(without[key])
+            assert {**with_link, key: ""} == {**without, key: ""}
+    assert "example.org" not in as_text(plain)
+    assert grafana not in as_text(COMMITTED_CONFIG)
+
+
+@pytest.mark.parametrize("wrong", ["grafana:3000", 'https://g"}}x', "https://g/$1", "https://g|x"])
+def test_what_is_no_address_of_grafana_is_refused(tmp_path: Path, wrong: str) -> None:
+    """It becomes part of a template and of a link."""
+    with pytest.raises(ConfigError, match=r"^--grafana-url is not an address: it "):
+        derived(tmp_path, grafana_url=wrong)
+
+
 def test_the_users_own_notifiers_are_kept(tmp_path: Path) -> None:
     """Whatever names no secret of ours, such as a webhook in the user's copy."""
     own = {"receivers": [{"name": "mine", "webhook_configs": [{"url": "http://localhost/x"}]}]}
