@@ -77,12 +77,11 @@ class Accelerator:
         return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-class AsyncRows:
+class AsyncVectors:
     """A ring of preallocated rows on one device, each with its place on the host and its event.
 
-    A slot goes from `acquire` over `put` and `add` to `send`, and once `arrived` says so over
-    `read` to `release`. A row that is not set is not cleared: the first value of a column is put,
-    not added, and the caller knows which columns it set.
+    A slot goes from `acquire` over writing to `send`, and once `arrived` says so over `read` to
+    `release`. A row that is not set is not cleared: the caller knows what it set.
 
     Attributes:
         device: where the rows are.
@@ -99,7 +98,6 @@ class AsyncRows:
             host = torch.zeros(shape, dtype=dtype, device="cpu", pin_memory=backend.pinned)
             self._rows = rows.unbind()
             self._host = host.unbind()
-            self._cells = [row.unbind() for row in self._rows]  # indexing costs more than writing
         self._events = [backend.new_event() for _ in range(slots)]
         self._free = list(range(slots))
 
@@ -111,16 +109,10 @@ class AsyncRows:
         """Give a slot back: after it was read, or before it was sent."""
         self._free.append(slot)
 
-    def put(self, slot: int, column: int, value: torch.Tensor) -> None:
-        """Write a 0-dim tensor of any dtype, from any device, into the row."""
-        self._cells[slot][column].copy_(value.detach(), non_blocking=True)
-
-    def add(self, slot: int, column: int, value: torch.Tensor) -> None:
-        """Add a 0-dim tensor of any dtype, from any device, to what was put before."""
-        value = value.detach()
-        if value.device != self.device:
-            value = value.to(self.device, non_blocking=True)
-        self._cells[slot][column].add_(value)
+    def fill(self, slot: int, start: int, values: torch.Tensor) -> None:
+        """Write a 1-dim tensor of any real dtype, from any device, from column `start` on."""
+        row = self._rows[slot].narrow(0, start, values.numel())
+        row.copy_(values.detach(), non_blocking=True)
 
     def send(self, slot: int) -> None:
         """Start the row's way to the host."""
@@ -144,11 +136,40 @@ class AsyncRows:
         return self._backend.capturing()
 
 
+class AsyncRows(AsyncVectors):
+    """Rows that are written number by number: the first value of a column is put, not added."""
+
+    def __init__(
+        self, device: torch.device, *, slots: int, columns: int, backend: Backend | None = None
+    ) -> None:
+        super().__init__(device, slots=slots, columns=columns, backend=backend)
+        with torch.inference_mode(False):
+            self._cells = [row.unbind() for row in self._rows]  # indexing costs more than writing
+
+    def put(self, slot: int, column: int, value: torch.Tensor) -> None:
+        """Write a 0-dim tensor of any dtype, from any device, into the row."""
+        self._cells[slot][column].copy_(value.detach(), non_blocking=True)
+
+    def add(self, slot: int, column: int, value: torch.Tensor) -> None:
+        """Add a 0-dim tensor of any dtype, from any device, to what was put before."""
+        value = value.detach()
+        if value.device != self.device:
+            value = value.to(self.device, non_blocking=True)
+        self._cells[slot][column].add_(value)
+
+
 def open_rows(device: torch.device, slots: int, columns: int) -> AsyncRows | None:
     """Rows on `device`, or None for the CPU, whose tensors can be read at once."""
     if device.type == "cpu":
         return None
     return AsyncRows(device, slots=slots, columns=columns)
+
+
+def open_vectors(device: torch.device, slots: int, columns: int) -> AsyncVectors | None:
+    """The same for rows that are written many numbers at a time."""
+    if device.type == "cpu":
+        return None
+    return AsyncVectors(device, slots=slots, columns=columns)
 
 
 def single(tensor: torch.Tensor) -> torch.Tensor | None:

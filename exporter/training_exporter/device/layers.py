@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The norms of each parameter, its gradient and its change, without waiting for the device.
+
+One foreach pass per device and dtype, one packed row and one copy per device. What is found comes
+to the host some steps later, and `layers.readings` makes layers of it there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import torch
+
+from training_exporter.device.layer_index import Index
+from training_exporter.device.one_pass import OnePass, Sheet
+from training_exporter.device.rows import AsyncVectors, open_vectors
+from training_exporter.layers.readings import ParameterNorms
+
+SAMPLE: Final = 2**18
+"""Elements per device that are compared before and after a step: 2 MiB in float32, kept."""
+
+FULL_EVERY: Final = 5
+"""Passes from one that reads weights and changes to the next. They move slowly, and cost more than
+the gradients."""
+
+OpenVectors = Callable[[torch.device, int, int], "AsyncVectors | None"]
+
+
+class LayerPass:
+    """Reads the norms of a model's trained parameters on the steps it is asked to.
+
+    On such a step, `before_clipping` when the gradients of all micro-batches are there, then, if
+    changes are wanted, `after_step` when the optimiser has done its step; and on every step
+    `collect`. All from the training's thread. Nothing is changed, nobody waits, and no collective
+    is run: of a sharded parameter the norms are those of the shard that is here. A frozen parameter
+    is left out, a tied one is there once.
+
+    Gradients are read in each pass, weights and changes in the first and every n-th after it; in
+    between they are given as they were.
+
+    Args:
+        model: what has the `named_parameters()`.
+        full_every: passes from one that reads weights and changes to the next.
+        sample: how many elements per device to compare before and after a step; 0 for none.
+        slots: passes that may be outstanding; beyond it they are dropped.
+        open_vectors: makes the rows for a device, None for a device that can be read at once.
+
+    Attributes:
+        dropped: passes lost because the device was behind or a graph was being captured.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        full_every: int = FULL_EVERY,
+        sample: int = SAMPLE,
+        slots: int = 8,
+        open_vectors: OpenVectors = open_vectors,
+    ) -> None:
+        self.dropped = 0
+        self._model = model
+        self._full_every = full_every
+        self._until_full = 0
+        self._latest: ParameterNorms | None = None
+        self._sample = sample
+        self._slots = slots
+        self._open_vectors = open_vectors
+        self._index: Index | None = None
+        self._vectors: dict[torch.device, AsyncVectors | None] = {}
+        self._open: OnePass | None = None
+        self._sent: deque[OnePass] = deque()
+
+    @torch.no_grad()
+    def before_clipping(self, step: int, loss_scale: object = None) -> None:
+        """Read the gradients and weights as they are now.
+
+        Args:
+            step: number of the optimiser step.
+            loss_scale: what the gradients are still multiplied by: a number, or a tensor with one
+                element, which stays on its device.
+
+        Raises:
+            TypeError, ValueError: a loss scale that is neither.
+        """
+        if self._capturing():
+            self.dropped += 1
+            return
+        self._send()
+        index = self._current_index()
+        started = OnePass(step, index, full=not self._until_full)
+        if not self._give_rows(started):
+            self.dropped += 1
+            return
+        try:
+            started.read(loss_scale)
+        except BaseException:
+            started.release()
+            raise
+        self._open = started
+        self._until_full = (self._until_full or self._full_every) - 1
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Read what the optimiser has done since `before_clipping`; nothing if that was not due."""
+        if self._open is not None and not self._capturing():
+            self._open.read_changes()
+
+    def collect(self, *, wait: bool = False) -> list[ParameterNorms]:
+        """End the pass of this step, and give those that have arrived, in order.
+
+        Args:
+            wait: wait for all, which is for the end of training only.
+        """
+        if (self._open is None and not self._sent) or self._capturing():
+            return []
+        self._send()
+        arrived = []
+        while self._sent and self._sent[0].arrived(wait=wait):
+            norms = self._sent.popleft().finish(self._latest)
+            self._latest = norms
+            arrived.append(norms)
+        return arrived
+
+    def _current_index(self) -> Index:
+        if self._index is None or self._index.outdated():
+            self._until_full = 0
+            self._index = Index(self._model.named_parameters(), self._sample)
+            self._vectors = {
+                device: self._open_vectors(device, self._slots, 3 * self._index.width(device) + 1)
+                for device in dict.fromkeys(group.device for group in self._index.groups)
+            }
+        return self._index
+
+    def _give_rows(self, started: OnePass) -> bool:
+        """A free row on each device; False, and none taken, if one has none."""
+        for device, vectors in self._vectors.items():
+            slot = 0 if vectors is None else vectors.acquire()
+            if slot is None:
+                started.release()
+                return False
+            started.sheets[device] = Sheet(vectors, slot)
+        return True
+
+    def _send(self) -> None:
+        sent, self._open = self._open, None
+        if sent is not None:
+            self._sent.append(sent)
+            sent.send()
+
+    def _capturing(self) -> bool:
+        return any(
+            vectors is not None and vectors.capturing() for vectors in self._vectors.values()
+        )
+
+
+def reason_against(
+    named_parameters: Iterable[tuple[str, torch.Tensor]], optimizer: object = None
+) -> str:
+    """Why a pass would find no gradients in this training, in words for a person; "" if it would.
+
+    Args:
+        named_parameters: of the model as it is trained.
+        optimizer: what does the steps, if known.
+    """
+    parameters = [parameter for _, parameter in named_parameters]
+    deepspeed = "DeepSpeed keeps the gradients to itself, so there are none to read per layer"
+    if (
+        type(optimizer).__module__.startswith("deepspeed")
+        or "DeepSpeed" in type(optimizer).__name__
+    ):
+        return deepspeed
+    # ZeRO 3 marks parameters by the first, ZeRO 1 and 2 and its bfloat16 optimiser by the second.
+    if any(hasattr(p, "ds_id") or hasattr(p, "_hp_mapping") for p in parameters):
+        return deepspeed
+    return "" if any(p.requires_grad for p in parameters) else "no parameter is trained"
