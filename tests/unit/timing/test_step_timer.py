@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from training_exporter.timing import StepTimer
+from training_exporter.timing.step_timer import StepTimer
 
 
 class Clock:
