@@ -7,7 +7,7 @@ from importlib import import_module
 from benchmarks.report import print_machine
 
 NAMES = (
-    "importing", "observe", "callback", "scrape", "gpu", "detection", "memory_growth",
+    "importing", "observe", "callback", "scrape", "layers", "gpu", "detection", "memory_growth",
     "rules",
 )  # fmt: skip
 LONG = ("alert_latency", "false_alerts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,6 +28,8 @@ from training_exporter.demo.plan import (
     Fault,
     parse_faults,
 )
+from training_exporter.forensics.jsonform import ReportError
+from training_exporter.forensics.text import explain as explain_report
 
 DEFAULT_STEPS = 3000
 DEMO_NEEDS = ("torch", "transformers", "accelerate")
@@ -171,6 +174,16 @@ def detectors(
         typer.echo(text, nl=False)
     else:
         Console().print(Markdown(text.partition("-->")[2]))
+
+
+@app.command()
+def explain(report: Annotated[Path, typer.Argument(help="A report's file.")]) -> None:
+    """Explain a report on a NaN: the likely cause, and what to try first."""
+    try:
+        text = explain_report(report)
+    except ReportError as error:
+        _fail(str(error))
+    Console().print(Markdown(text))
 
 
 def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:

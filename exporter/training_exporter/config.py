@@ -14,6 +14,9 @@ logger = logging.getLogger("training_exporter")
 DEFAULT_PORT = 10400
 ENV_PREFIX = "TRAINING_EXPORTER_"
 PROFILE_NAMES = ("robust", "textbook")
+LAYER_GROUPINGS = ("auto", "block", "module", "parameter")
+
+_FORENSICS_FLAGS = ("forensics", "forensics_hooks")
 
 DetectorOptions = Mapping[str, Mapping[str, float]]
 
@@ -45,6 +48,20 @@ class ExporterConfig:
             numbers as nvidia-smi shows them and UUIDs, separated by commas.
         gpu_interval: seconds between two readings of them.
         gpu_pcie: read PCIe throughput too, which takes the driver 40 ms for each GPU.
+        peak_flops: dense FLOP/s of one GPU at the precision of the run, for the share of it that
+            is used. None takes it from a table of GPUs.
+        forensics: look into the first NaN or Inf, and write a report on it; see docs/forensics.md.
+        forensics_dir: folder of the reports. None is `training-exporter-reports` in the Trainer's
+            output folder, or else in the working directory.
+        forensics_quiet_steps: steps after a report in which there is no other of its sort.
+        forensics_hooks: look at the output of every module in every forward pass of the Trainer,
+            until the first report: it names the first module with a NaN, and about doubles the time
+            of a forward pass.
+        layer_interval: steps from one pass over the layers of the model to the next; 1 is every
+            step, 0 turns it off.
+        layer_grouping: what a layer is: "block" of the model, "module" in it, each "parameter", or
+            "auto", modules where they are no more than `max_layers`, else blocks.
+        max_layers: how many layers become series; the rest is together in "other".
         linger: at most so many seconds the process stays at its end until each scraper has seen the
             final state; it is never more than two scrape intervals. 0 leaves at once.
         strict: raise at start when the server cannot listen, instead of warning and training on.
@@ -67,13 +84,21 @@ class ExporterConfig:
     gpus: str = "mine"
     gpu_interval: float = 5.0
     gpu_pcie: bool = False
+    peak_flops: float | None = None
+    layer_interval: int = 10
+    layer_grouping: str = "auto"
+    max_layers: int = 64
+    forensics: bool = True
+    forensics_dir: str | None = None
+    forensics_quiet_steps: int = 1000
+    forensics_hooks: bool = False
     linger: float = 30.0
     strict: bool = False
 
     def __post_init__(self) -> None:
         if self.rank is not None:
             _whole("rank", self.rank, 0, 2**31)
-        for name in ("serve", "strict", "gpu_metrics", "gpu_pcie"):
+        for name in ("serve", "strict", "gpu_metrics", "gpu_pcie", *_FORENSICS_FLAGS):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.address, str):
@@ -83,11 +108,19 @@ class ExporterConfig:
         _whole("port", self.port, 0, 65535)
         _whole("port_tries", self.port_tries, 1, 1000)
         _whole("max_logged_values", self.max_logged_values, 0, 100_000)
+        _whole("layer_interval", self.layer_interval, 0, 1_000_000)
+        _whole("max_layers", self.max_layers, 1, 10_000)
         _number("linger", self.linger, 0, 3600)
         _number("gpu_interval", self.gpu_interval, 0.5, 3600)
+        if self.peak_flops is not None:
+            _number("peak_flops", self.peak_flops, 1e6, 1e18)
+        _whole("forensics_quiet_steps", self.forensics_quiet_steps, 1, 10**9)
+        _name_or_none("forensics_dir", self.forensics_dir, "folder")
         _choice_of_gpus(self.gpus)
-        if self.run is not None and not (isinstance(self.run, str) and self.run.strip()):
-            raise ValueError("run must be a name that is not empty, or None")
+        _name_or_none("run", self.run, "name")
+        if self.layer_grouping not in LAYER_GROUPINGS:
+            valid = ", ".join(LAYER_GROUPINGS)
+            raise ValueError(f"layer_grouping must be one of {valid}, got {self.layer_grouping!r}")
         if self.profile not in PROFILE_NAMES:
             valid = ", ".join(PROFILE_NAMES)
             raise ValueError(f"profile must be one of {valid}, got {self.profile!r}")
@@ -142,6 +175,11 @@ def _number(name: str, value: object, least: float, most: float) -> None:
         raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
 
 
+def _name_or_none(name: str, value: object, what: str) -> None:
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{name} must be a {what} that is not empty, or None, got {value!r}")
+
+
 def _choice_of_gpus(value: object) -> None:
     one = r"\s*(\d+(:\d+)?|(GPU|MIG)-[\w/-]+)\s*"
     valid = rf"mine|all|{one}(,{one})*"
@@ -191,6 +229,14 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "gpus": (str, "mine, all, or numbers and UUIDs separated by commas"),
     "gpu_interval": (float, "a number"),
     "gpu_pcie": (_flag, "1, true, yes, 0, false or no"),
+    "peak_flops": (float, "a number"),
+    "forensics": (_flag, "1, true, yes, 0, false or no"),
+    "forensics_dir": (str, "a folder"),
+    "forensics_quiet_steps": (int, "a whole number"),
+    "forensics_hooks": (_flag, "1, true, yes, 0, false or no"),
+    "layer_interval": (int, "a whole number"),
+    "layer_grouping": (str, f"one of {', '.join(LAYER_GROUPINGS)}"),
+    "max_layers": (int, "a whole number"),
     "linger": (float, "a number"),
     "strict": (_flag, "1, true, yes, 0, false or no"),
 }

@@ -18,6 +18,7 @@ from training_exporter.config import DetectorOptions, ExporterConfig
 from training_exporter.console import install_fallback
 from training_exporter.detectors import build_detectors
 from training_exporter.detectors.base import Detector
+from training_exporter.device.memory import counter_start
 from training_exporter.gpu.own import OwnGpus
 from training_exporter.gpu.sampler import GpuSampler
 from training_exporter.gpu.watch import GpuWatch, Plan
@@ -81,6 +82,8 @@ class TrainingExporter(RunWatch):
         super().__init__(config, detectors, clock)
         self._gpus = _gpu_sampler(self.config, self._board, self.health)
         self._board.gpus = self._gpus.source
+        with self.boundary.at(catalog.LIFECYCLE_ERROR):
+            counter_start(self)  # now, since a run that runs out of memory at once is read after it
         self._loop: TorchLoop | None = None
         self.registry = self._registered(registry)
         self._serving = Serving(
@@ -143,7 +146,7 @@ class TrainingExporter(RunWatch):
                 does by itself when it ends.
         """
         if linger:
-            self._serving.last_words()
+            self._serving.await_last_scrape()
         self._serving.close()
         self._gpus.close()
 
@@ -176,8 +179,8 @@ class TrainingExporter(RunWatch):
         Takes what `integrations.torch_loop.TorchLoop.step` takes, all of it optional: `loss`,
         `grad_norm`, `learning_rate` (a number, rates by group, an optimiser or a scheduler),
         `tokens`, `samples`, `epoch`, `step`, `max_steps`, `loss_scale` (a number or the gradient
-        scaler), `skipped`, `data_wait_seconds`, `clip_threshold`. Tensors are read when they are
-        there, which on a GPU is some steps later.
+        scaler), `skipped`, `data_wait_seconds`, `clip_threshold`, `positions`, `flops`, `inputs`.
+        Tensors are read when they are there, which on a GPU is some steps later.
         """
         if self.status.state == catalog.STARTING or self.status.state in catalog.FINAL_STATES:
             self.set_state(catalog.RUNNING)
@@ -185,7 +188,7 @@ class TrainingExporter(RunWatch):
             self._hand_loop().step(**values)
 
     def add_micro_batch(self, **values: Any) -> None:
-        """Add a micro-batch (`loss`, `tokens`, `samples`) to the step that `step` will close."""
+        """Add a micro-batch (`loss`, `tokens`, `samples`, `inputs`) to the step that comes."""
         with self.boundary.at(catalog.STEP_ERROR):
             self._hand_loop().add_micro_batch(**values)
 
@@ -209,6 +212,12 @@ class TrainingExporter(RunWatch):
         """Record the global norm of the gradients; to be called before they are clipped."""
         with self.boundary.at(catalog.STEP_ERROR):
             self._hand_loop().observe_gradients(model_or_parameters)
+
+    def watch_model(self, model: torch.nn.Module) -> None:
+        """Say which model is trained, before the first step: then there are metrics of its layers,
+        and a report on a NaN can look at its weights."""
+        with self.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._hand_loop().watch_model(model)
 
     def data(self, loader: Iterable[_T]) -> Iterator[_T]:
         """Iterate over a data loader and count the time spent waiting for it."""
@@ -237,7 +246,9 @@ class TrainingExporter(RunWatch):
             # both kinds of loop, and who has no torch never loads what deals with it.
             from training_exporter.integrations.torch_loop import TorchLoop
 
-            self._loop = TorchLoop(self, timer=self.timer, wall_clock=self.clock)
+            self._loop = TorchLoop(
+                self, timer=self.timer, wall_clock=self.clock, config=self.config
+            )
         return self._loop
 
     def attach(self, trainer: Any) -> Any:

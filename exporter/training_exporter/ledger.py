@@ -122,6 +122,7 @@ class Ledger:
             non_finite_losses=before.non_finite_losses + len(losses) - len(finite_losses),
             non_finite_grad_norms=before.non_finite_grad_norms + len(norms) - len(finite_norms),
             step_seconds=before.step_seconds + sum(durations),
+            **_effort(before, steps),
         )
         spoilt = {
             LOSS: len(losses) > len(finite_losses),
@@ -161,6 +162,20 @@ def _followed(state: NonFinite, steps: Sequence[StepSignals], signal: str) -> No
         else:
             streak, timestamp = streak + 1, step.timestamp
     return NonFinite(streak, timestamp)
+
+
+def _effort(before: Totals, steps: Sequence[StepSignals]) -> dict[str, float]:
+    """The totals of positions, padding and FLOPs after some more steps."""
+    known = [
+        (step.positions, step.positions - step.tokens)
+        for step in steps
+        if step.positions is not None and step.tokens is not None
+    ]
+    return {
+        "positions": before.positions + sum(_amounts([positions for positions, _ in known])),
+        "padding": before.padding + sum(_amounts([padding for _, padding in known])),
+        "flops": before.flops + sum(_amounts([step.flops for step in steps])),
+    }
 
 
 def _amounts(values: list[float | None]) -> list[float]:

@@ -17,6 +17,7 @@ from training_exporter.detectors.base import Detector, Finding, Verdict
 from training_exporter.ledger import Ledger
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, Totals
+from training_exporter.timing.eta import Recurrence, Rhythm, Schedule
 from training_exporter.track import Track
 
 RECENT_ANOMALIES = 20
@@ -70,6 +71,9 @@ class TrainingMonitor:
         self._failure: DetectorError | None = None
         self.recent = ()
         self._evaluations: Mapping[str, Evaluation] = {}
+        self._recurrences: dict[str, Recurrence] = {}
+        self._pauses: Mapping[str, Rhythm] = {}
+        self._schedules: Mapping[str, Schedule] = {}
         self._ledger = Ledger(ema_beta)
         self._noted: list[StepSignals] = []
         self._since = self._next_since = Totals()
@@ -82,7 +86,10 @@ class TrainingMonitor:
         """The state after the last step. May be read from any thread."""
         # One reference is read, so all of it belongs together. `noted` only ever grows, and is
         # replaced once its steps are in the ledger: its first `length` steps stay what they were.
-        ledger, noted, length, since, anomalies, recent, evaluations, signals = self._published
+        (
+            ledger, noted, length, since, anomalies, recent, evaluations, pauses, schedules,
+            signals,
+        ) = self._published  # fmt: skip
         now = ledger.after(noted[:length])
         return Snapshot(
             signals,
@@ -96,6 +103,8 @@ class TrainingMonitor:
             evaluations,
             now.history,
             now.non_finite,
+            pauses,
+            schedules,
         )
 
     def observe(self, signals: StepSignals) -> None:
@@ -133,6 +142,19 @@ class TrainingMonitor:
         self._publish(self._published[-1])
         if self._failure is not None:
             self._raise_failure()
+
+    def observe_pause(self, activity: str, step: int, seconds: float) -> None:
+        """Take in that the steps were interrupted after `step`, for an activity of
+        catalog.PAUSES."""
+        recurrence = self._recurrences.setdefault(activity, Recurrence())
+        self._pauses = {**self._pauses, activity: recurrence.happened(step, seconds)}
+        self._publish(self._published[-1])
+
+    def plan(self, schedules: Mapping[str, Schedule]) -> None:
+        """Say when the trainer means to interrupt the steps; an activity that is not in it goes on
+        as it was seen to."""
+        self._schedules = dict(schedules)
+        self._publish(self._published[-1])
 
     def end(self) -> None:
         """The run is over, and what went on in it with it: no anomaly is active any more."""
@@ -251,6 +273,8 @@ class TrainingMonitor:
             self._statuses,
             self.recent,
             self._evaluations,
+            self._pauses,
+            self._schedules,
             signals,
         )
 

@@ -37,6 +37,8 @@ class StepSignals:
             are not part of it.
         data_wait_seconds: wall time this step waited for its data.
         memory_allocated_bytes: bytes held by live tensors on this process's accelerator.
+        positions: token positions of this step, padding included; None where it is not told apart.
+        flops: floating-point operations that the model needed for this step on this process.
     """
 
     step: int
@@ -54,6 +56,8 @@ class StepSignals:
     step_seconds: float | None = None
     data_wait_seconds: float | None = None
     memory_allocated_bytes: float | None = None
+    positions: float | None = None
+    flops: float | None = None
 
 
 class Evaluation(NamedTuple):

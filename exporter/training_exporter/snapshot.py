@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from training_exporter.history import CurveHistory
 from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.timing.eta import Rhythm, Schedule, eta
 
 
 class Anomaly(NamedTuple):
@@ -46,6 +47,9 @@ class Totals(NamedTuple):
     non_finite_losses: float = 0.0
     non_finite_grad_norms: float = 0.0
     step_seconds: float = 0.0
+    positions: float = 0.0
+    padding: float = 0.0
+    flops: float = 0.0
 
 
 class NonFinite(NamedTuple):
@@ -73,6 +77,8 @@ class Snapshot(NamedTuple):
         recent: the last anomalies, oldest first.
         evaluations: the last evaluation of each data set.
         non_finite: by signal, one of catalog.WATCHED_SIGNALS.
+        pauses: how often and how long the steps are interrupted, by catalog.PAUSES.
+        schedules: when the trainer means to interrupt them, where it says so.
     """
 
     signals: StepSignals | None
@@ -86,6 +92,8 @@ class Snapshot(NamedTuple):
     evaluations: Mapping[str, Evaluation]
     history: CurveHistory
     non_finite: Mapping[str, NonFinite] = MappingProxyType({})
+    pauses: Mapping[str, Rhythm] = MappingProxyType({})
+    schedules: Mapping[str, Schedule] = MappingProxyType({})
 
     @property
     def pace_seconds(self) -> float | None:
@@ -103,6 +111,17 @@ class Snapshot(NamedTuple):
         return _ratio(self.totals.samples - self.since.samples, self._recent_seconds)
 
     @property
+    def flops_per_second(self) -> float | None:
+        """Recent model FLOP/s of this process, None when they are not counted."""
+        return _ratio(self.totals.flops - self.since.flops, self._recent_seconds)
+
+    @property
+    def padding_ratio(self) -> float | None:
+        """Recent share of padding among the positions, None where it is not told apart."""
+        positions = self.totals.positions - self.since.positions
+        return (self.totals.padding - self.since.padding) / positions if positions > 0 else None
+
+    @property
     def clip_ratio(self) -> float | None:
         """Share of recent steps that were clipped, None where no threshold is known."""
         if self.signals is None or self.signals.clip_threshold is None:
@@ -112,11 +131,12 @@ class Snapshot(NamedTuple):
 
     @property
     def eta_seconds(self) -> float | None:
-        """Time to the planned last step at the present pace."""
-        pace = self.pace_seconds
-        if self.signals is None or self.signals.max_steps is None or pace is None:
+        """Time to the planned last step at the present pace, and to the end of the pauses that are
+        due until then."""
+        if self.signals is None:
             return None
-        return max(0, self.signals.max_steps - self.signals.step) * pace
+        step, max_steps = self.signals.step, self.signals.max_steps
+        return eta(step, max_steps, self.pace_seconds, self.pauses, self.schedules)
 
     @property
     def _recent_seconds(self) -> float:

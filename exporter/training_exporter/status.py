@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from training_exporter.catalog import (
+    COMPUTE_PHASES,
     ERROR_PLACES,
     GPU_PHASE,
     OBSERVE_PHASE,
@@ -18,9 +19,26 @@ from training_exporter.catalog import (
     STEP_PHASE,
 )
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.layers.shown import LayerBoard
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 _NO_VALUES: Mapping[str, float] = MappingProxyType({})
+
+
+class ReportNote(NamedTuple):
+    """The last report on a NaN, as page and metrics show it.
+
+    Attributes:
+        source: where it came from, one of catalog.NON_FINITE_SOURCES.
+        summary: what happened and the likely cause, in one line.
+        path: its file, None when it could not be written.
+        alarming: False for an overflow that is how mixed precision finds its scale.
+    """
+
+    source: str
+    summary: str
+    path: str | None
+    alarming: bool
 
 
 class RunStatus(NamedTuple):
@@ -35,6 +53,11 @@ class RunStatus(NamedTuple):
         logged: the last value of each number the trainer logged.
         nan_filter: whether the trainer's own log hides NaN and Inf; None when that is not known.
         pauses: seconds spent by activity, one of catalog.PAUSES.
+        compute: seconds that the device spent so far, by catalog.COMPUTE_PHASES.
+        last_compute: the same of one of the last steps; empty while none is known.
+        peak_flops: FLOP/s that this process could do at the precision of the run, None if unknown.
+        report: the last report on a NaN, None while there was none.
+        reports: how many there were.
         running_since: Unix time at which the run began to train, or went on after the last pause.
     """
 
@@ -47,6 +70,11 @@ class RunStatus(NamedTuple):
     nan_filter: bool | None = None
     pauses: Mapping[str, float] = MappingProxyType(dict.fromkeys(PAUSES, 0.0))
     running_since: float | None = None
+    report: ReportNote | None = None
+    reports: int = 0
+    compute: Mapping[str, float] = MappingProxyType(dict.fromkeys(COMPUTE_PHASES, 0.0))
+    last_compute: Mapping[str, float] = _NO_VALUES
+    peak_flops: float | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -69,14 +97,16 @@ class StatusBoard:
         status: the run.
         gpus: returns what is known of the GPUs at the moment, and never waits for their driver.
         memory: torch's allocator at the last step, a reading for each CUDA device in use.
+        layers: the last pass over the layers of the model.
     """
 
-    __slots__ = ("__weakref__", "gpus", "memory", "status")
+    __slots__ = ("__weakref__", "gpus", "layers", "memory", "status")
 
     def __init__(self, status: RunStatus) -> None:
         self.status = status
         self.gpus: Callable[[], GpuReadings] = GpuReadings
         self.memory: tuple[AllocatorReading, ...] = ()
+        self.layers = LayerBoard()
 
 
 class ExporterHealth:
@@ -94,6 +124,7 @@ class ExporterHealth:
 
     __slots__ = (
         "_lock",
+        "dropped_layer_passes",
         "dropped_observations",
         "dropped_series",
         "errors",
@@ -112,6 +143,7 @@ class ExporterHealth:
         self.gpu_seconds = 0.0
         self.dropped_observations = 0
         self.dropped_series = 0
+        self.dropped_layer_passes = 0
 
     def count_error(self, where: str) -> int:
         """Count an error at one of catalog.ERROR_PLACES, and return how many there were."""

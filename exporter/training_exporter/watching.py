@@ -17,12 +17,13 @@ from training_exporter.boundary import StepBoundary
 from training_exporter.config import ExporterConfig
 from training_exporter.detectors.base import Detector
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.layers.shown import LayerBoard, LayerState
 from training_exporter.lifecycle.last_words import conclude
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, Snapshot
-from training_exporter.status import ExporterHealth, RunStatus, StatusBoard
-from training_exporter.timing import StepTimer
+from training_exporter.status import ExporterHealth, ReportNote, RunStatus, StatusBoard
+from training_exporter.timing.step_timer import StepTimer
 from training_exporter.values import clean_text, merge_capped, numbers_of
 
 logger = logging.getLogger("training_exporter")
@@ -40,6 +41,9 @@ class RunWatch:
         config: the settings.
         detectors: the detectors to run.
         clock: returns Unix time in seconds.
+
+    Attributes:
+        ended_step: the last step that ended on the host; its values may still be on their way.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class RunWatch:
         self.boundary = StepBoundary(self.health)
         self.timer = StepTimer()
         self.clock = clock
+        self.ended_step = 0
         self._board = StatusBoard(_first_status(config))
+        self._board.layers = LayerBoard(config.layer_grouping, config.max_layers)
         self._announced: tuple[Anomaly, ...] = ()
 
     # What there is to see
@@ -155,6 +161,7 @@ class RunWatch:
     def _count_pause(self, activity: str, seconds: float) -> None:
         pauses = {**self.status.pauses, activity: self.status.pauses[activity] + seconds}
         self.status = self.status._replace(pauses=MappingProxyType(pauses))
+        self.monitor.observe_pause(activity, self.ended_step, seconds)
 
     # Observations
 
@@ -208,6 +215,32 @@ class RunWatch:
         """Take in what torch's allocator holds, one reading for each device. Never raises."""
         self._board.memory = readings
 
+    def observe_layers(self, state: LayerState | None, *, dropped: int = 0) -> None:
+        """Take in a pass over the layers of the model, if there is one, and how many were dropped.
+        Never raises."""
+        if state is not None:
+            self._board.layers.state = state
+        self.health.dropped_layer_passes += dropped
+
+    def observe_compute(self, seconds: Mapping[str, float]) -> None:
+        """Take in where the device's time in a step went: seconds by catalog.COMPUTE_PHASES, some
+        steps late. What is under another name is left out."""
+        last = {phase: seconds[phase] for phase in catalog.COMPUTE_PHASES if phase in seconds}
+        sums = {phase: sum_ + last.get(phase, 0.0) for phase, sum_ in self.status.compute.items()}
+        self.status = self.status._replace(
+            compute=MappingProxyType(sums), last_compute=MappingProxyType(last)
+        )
+
+    def set_peak_flops(self, flops: float | None) -> None:
+        """Say what this process's GPU can do at the precision of the run, in FLOP/s. A peak that
+        the user configured wins."""
+        if self.config.peak_flops is None:
+            self.status = self.status._replace(peak_flops=flops)
+
+    def observe_report(self, note: ReportNote) -> None:
+        """Take in that a report on a NaN was made. Never raises."""
+        self.status = self.status._replace(report=note, reports=self.status.reports + 1)
+
     def count_dropped(self, steps: int, series: int = 0) -> None:
         """Count steps that went unseen because no device row was free, and values that got no
         series because there were too many."""
@@ -244,4 +277,5 @@ def _first_status(config: ExporterConfig) -> RunStatus:
         run=clean_text(config.run or "training"),
         rank=config.rank if config.rank is not None else int(rank) if rank.isdecimal() else 0,
         info=MappingProxyType(info),
+        peak_flops=config.peak_flops,
     )

@@ -20,13 +20,16 @@ from training_exporter.catalog import CATALOG, COMMON_LABELS, LOSS_SPIKE, NON_FI
 from training_exporter.collectors.cuda_memory import CudaMemoryCollector
 from training_exporter.collectors.gpu import GpuCollector
 from training_exporter.collectors.guard import GuardedCollectors
+from training_exporter.collectors.layers import LayerCollector
 from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
 from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
 from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
+from training_exporter.layers.readings import ParameterNorms, ParameterTable
+from training_exporter.layers.shown import FirstNonFinite, LayerBoard, LayerState, LayerView
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.status import ExporterHealth, RunStatus
+from training_exporter.status import ExporterHealth, ReportNote, RunStatus
 from training_exporter.web.exposition import render
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.prom"
@@ -77,6 +80,8 @@ def scripted_monitor() -> TrainingMonitor:
                 step_seconds=0.125 * step,
                 data_wait_seconds=0.0625,
                 memory_allocated_bytes=3e9,
+                positions=5120,
+                flops=2.5e12,
             )
         )
     monitor.observe_evaluation(
@@ -108,7 +113,17 @@ def scripted_gpus() -> GpuReadings:
     )  # fmt: skip
 
 
-def scripted_registry() -> CollectorRegistry:
+def scripted_layers(*shards: bool) -> LayerView | None:
+    """A pass over three layers; of those that are sharded this process has a part."""
+    names = ("embed.weight", "layers.0.up.weight", "layers.1.up.weight")
+    table = ParameterTable(names, shards, (1, 1, 1))
+    norms = ParameterNorms(10, table, (0.75, nan, 1.5), (8.0, 4.0, 2.0), (0.5, 0.25, 0.125), 10)
+    board = LayerBoard("module")
+    board.state = LayerState(norms, {"L0.up": 2}, FirstNonFinite("L0.up", 9))
+    return board.view()
+
+
+def scripted_registry(*, sharded: bool = False) -> CollectorRegistry:
     monitor, health = scripted_monitor(), ExporterHealth()
     status = RunStatus(
         run='tiny "run"',
@@ -123,10 +138,17 @@ def scripted_registry() -> CollectorRegistry:
         },
         logged={"rewards/chosen": 0.75, "kl": -1e-3},
         nan_filter=True,
+        compute={"forward_backward": 5.5, "optimizer": 0.75},
+        peak_flops=1e13,
+        report=ReportNote("loss", "loss NaN at step 7", "/runs/report.json", True),
+        reports=1,
     )
     health.count_error("step")
     collectors = {
         "training": TrainingCollector(lambda: status, lambda: monitor.snapshot),
+        "layers": LayerCollector(
+            lambda: status.labels, lambda: scripted_layers(False, False, sharded)
+        ),
         "gpu": GpuCollector(lambda: status.labels, scripted_gpus),
         "cuda_memory": CudaMemoryCollector(lambda: status.labels, lambda: (ALLOCATOR,)),
         "exporter": OwnCollector(lambda: status.labels, health),
@@ -165,8 +187,10 @@ def test_the_strict_parser_accepts_it(openmetrics: str) -> None:
 
 
 def test_every_metric_of_the_catalogue_is_there(classic: str) -> None:
-    """A run that knows everything shows everything, each series with the common labels."""
-    families = list(classic_families(classic))
+    """A run that knows everything shows everything, each series with the common labels; layers
+    are whole in one and sharded in another."""
+    sharded = render(scripted_registry(sharded=True), "")[0].decode()
+    families = [*classic_families(classic), *classic_families(sharded)]
     samples = [sample for family in families for sample in family.samples]
     shown = {re.sub(r"_(bucket|sum|count)$", "", sample.name) for sample in samples}
     assert shown == set(CATALOG)

@@ -24,9 +24,10 @@ def test_the_exporters_methods() -> None:
     assert public == {
         "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
         "evaluating", "finish", "gpu_readings", "identify", "memory", "observe",
-        "observe_evaluation", "observe_gradients", "observe_logged", "observe_memory", "paused",
-        "port", "saving", "set_nan_filter", "set_state", "snapshot", "start", "status", "step",
-        "url",
+        "observe_compute", "observe_evaluation", "observe_gradients", "observe_layers",
+        "observe_logged", "observe_memory", "observe_report", "paused", "port", "saving",
+        "set_nan_filter", "set_peak_flops", "set_state", "snapshot", "start", "status", "step",
+        "url", "watch_model",
     }  # fmt: skip
 
 
@@ -35,6 +36,8 @@ def test_the_settings() -> None:
     assert list(ExporterConfig.__dataclass_fields__) == [
         "run", "rank", "serve", "address", "port", "port_tries", "profile", "detectors",
         "ema_beta", "max_logged_values", "gpu_metrics", "gpus", "gpu_interval", "gpu_pcie",
+        "peak_flops", "layer_interval", "layer_grouping", "max_layers",
+        "forensics", "forensics_dir", "forensics_quiet_steps", "forensics_hooks",
         "linger", "strict",
     ]  # fmt: skip
 
@@ -44,7 +47,7 @@ def test_the_signals() -> None:
     assert tuple(StepSignals.__dataclass_fields__) == (
         "step", "timestamp", "loss", "grad_norm", "clip_threshold", "learning_rates",
         "loss_scale", "skipped", "epoch", "max_steps", "tokens", "samples", "step_seconds",
-        "data_wait_seconds", "memory_allocated_bytes",
+        "data_wait_seconds", "memory_allocated_bytes", "positions", "flops",
     )  # fmt: skip
 
 
@@ -59,14 +62,24 @@ def test_the_metric_names() -> None:
         training_grad_clip_threshold training_grad_clip_ratio training_learning_rate
         training_loss_scale training_clipped_steps_total training_skipped_steps_total
         training_non_finite_steps_total training_non_finite_streak_steps
+        training_non_finite_source training_non_finite_reports_total
         training_last_non_finite_timestamp_seconds training_steps_total training_tokens_total
         training_samples_total training_tokens_per_second training_samples_per_second
         training_step_duration_seconds training_data_wait_seconds_total
-        training_pause_seconds_total training_anomalies_total training_anomaly_active
+        training_pause_seconds_total training_compute_seconds_total
+        training_positions_total training_padding_ratio training_model_flops_total
+        training_model_flops_per_second training_mfu_ratio
+        training_layer_grad_norm training_layer_param_norm training_layer_update_ratio
+        training_layer_grad_to_param_ratio training_layer_non_finite_total
+        training_layer_grad_shard_squares training_layer_param_shard_squares
+        training_worst_layer_grad_norm training_first_non_finite_layer_step
+        training_layer_step training_layers_folded
+        training_anomalies_total training_anomaly_active
         training_anomaly_last_step training_anomaly_last_timestamp_seconds
         training_anomaly_last_value training_anomaly_last_threshold
         training_detector_ready training_exporter_build_info training_exporter_errors_total
         training_exporter_overhead_seconds_total training_exporter_dropped_observations_total
+        training_exporter_dropped_layer_passes_total
         training_exporter_dropped_series_total training_exporter_collector_success
         training_exporter_collector_duration_seconds
         training_gpu_info training_gpu_utilization_ratio training_gpu_memory_utilization_ratio

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from tests.sync_audit import SyncAudit
 from tests.unit.device.late_device import LateDevice
 from training_exporter import StepSignals, TrainingExporter
 from training_exporter.detectors.base import Verdict
+from training_exporter.device.layers import LayerPass
+from training_exporter.device.rows import AsyncVectors
 from training_exporter.integrations import huggingface
 from training_exporter.integrations.huggingface import PrometheusCallback
 
@@ -84,7 +87,7 @@ def random_states() -> tuple[Any, ...]:
 def test_the_training_is_the_same_bit_by_bit(tmp_path: Path) -> None:
     """Weights, the Trainer's own history and all random states, with us and without."""
     ends = []
-    for callbacks in ([], [PrometheusCallback(serve=False)]):
+    for callbacks in ([], [PrometheusCallback(serve=False, layer_interval=1)]):
         trainer = busy_trainer(tmp_path, *callbacks)
         trainer.train()
         ends.append((weights(trainer.model), timeless(trainer.state.log_history), random_states()))
@@ -130,11 +133,24 @@ PLACES = (
     "exporter._announce",
     "exporter.monitor.observe",
     "exporter.monitor.observe_evaluation",
+    "exporter.monitor.observe_pause",
+    "exporter.monitor.plan",
+    "exporter.set_peak_flops",
+    "exporter.observe_compute",
     "exporter.timer.start",
     "exporter.timer.data_arrived",
     "exporter.timer.pause",
     "exporter.timer.lap",
     "_memory._watch.read",
+    "_layers.begin_step",
+    "_layers.before_clipping",
+    "_layers.after_step",
+    "_layers.collect",
+    "_layers.finish",
+    "_layers.discard",
+    "_layers._new_pass",
+    "_layers._look_for_non_finite",
+    "exporter.observe_layers",
     "_recorder.add_loss",
     "_recorder.add_tokens",
     "_recorder.add_samples",
@@ -147,10 +163,31 @@ PLACES = (
     "_recorder.discard",
     "_wrap",
     "_report_evaluation",
+    "_nans.begin_step",
+    "_nans.keep",
+    "_nans._inspecting",
+    "_nans.add_loss",
+    "_nans.before_update",
+    "_nans.close_step",
+    "_nans._watch.observe",
+    "_nans.finish",
+    "_nans.discard",
+    "_nans.write_below",
+    "_work._effort.add",
+    "_work._effort.discard",
+    "_work._effort.measure",
+    "_work._phases.start",
+    "_work._phases.begin_forward_backward",
+    "_work._phases.end_forward_backward",
+    "_work._phases.begin_optimizer",
+    "_work._phases.begin_own",
+    "_work._phases.end_own",
+    "_work._phases.end_step",
+    "_work._phases.hand_on",
 )
 FUNCTIONS = (
     "find_trainer", "learning_rates", "loss_scale", "run_name", "samples_in",
-    "tokens_in", "wrap_method",
+    "wrap_method",
 )  # fmt: skip
 
 
@@ -310,19 +347,35 @@ def audited(folder: Path, *callbacks: TrainerCallback) -> SyncAudit:
     return audit
 
 
-def on_the_host() -> tuple[PrometheusCallback, list[TrainerCallback]]:
+def on_the_host() -> tuple[PrometheusCallback, list[Device]]:
     return PrometheusCallback(serve=False), []
 
 
-def on_a_device() -> tuple[PrometheusCallback, list[TrainerCallback]]:
+def with_layers() -> tuple[PrometheusCallback, list[Device]]:
+    return PrometheusCallback(serve=False, layer_interval=1), []
+
+
+def with_layers_on_a_device() -> tuple[PrometheusCallback, list[Device]]:
+    callback, device = PrometheusCallback(serve=False, layer_interval=1), Device()
+
+    def vectors(_: torch.device, slots: int, columns: int) -> AsyncVectors:
+        on_cpu = torch.device("cpu")
+        return AsyncVectors(on_cpu, slots=slots, columns=columns, backend=device.device)
+
+    callback._recorder = device.device.recorder()
+    callback._layers._new_pass = partial(LayerPass, open_vectors=vectors)
+    return callback, [device]
+
+
+def on_a_device() -> tuple[PrometheusCallback, list[Device]]:
     callback, device = PrometheusCallback(serve=False), Device()
     callback._recorder = device.device.recorder()
     return callback, [device]
 
 
-@pytest.mark.parametrize("place", [on_the_host, on_a_device])
+@pytest.mark.parametrize("place", [on_the_host, on_a_device, with_layers, with_layers_on_a_device])
 def test_no_sync_is_ours(
-    place: Callable[[], tuple[PrometheusCallback, list[TrainerCallback]]], tmp_path: Path
+    place: Callable[[], tuple[PrometheusCallback, list[Device]]], tmp_path: Path
 ) -> None:
     """With accumulation, padding and clipping: as many syncs as without us, and none asked for by
     our files."""
@@ -335,6 +388,7 @@ def test_no_sync_is_ours(
     assert with_us.in_file("training_exporter") == []
     assert without.syncs != []  # the Trainer's own NaN filter; else the audit would be blind
     assert callback.exporter.snapshot.totals.steps == STEPS
+    assert [device.waits_while_training for device in others] == [0] * len(others)
 
 
 def test_a_device_that_is_late_is_not_waited_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from training_exporter.integrations.huggingface import PrometheusCallback
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """What every callback made in this test asks."""
     watch = Watch()
-    monkeypatch.setattr(cuda_memory, "AllocatorWatch", lambda: watch)
+    monkeypatch.setattr(cuda_memory, "AllocatorWatch", lambda start: watch)
     return watch
 
 

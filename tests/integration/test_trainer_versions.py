@@ -16,6 +16,7 @@ from transformers import Trainer
 
 from tests.integration.tiny import (
     STEPS,
+    LayerRecorder,
     RecordingExporter,
     Rows,
     StreamedRows,
@@ -94,6 +95,22 @@ def test_each_step_is_as_the_trainer_logs_it(name: str, tmp_path: Path) -> None:
 
     assert_like_the_log(trainer, exporter)
     assert exporter.snapshot.totals.samples == STEPS * 4 * trainer.args.gradient_accumulation_steps
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_the_layers_are_the_whole(name: str, tmp_path: Path) -> None:
+    """The root of the sum of their squares is the gradient norm of each step, before clipping and
+    with the gradients of all micro-batches."""
+    exporter = LayerRecorder()
+    make_trainer(tmp_path, PrometheusCallback(exporter), **CONFIGURATIONS[name]()).train()
+
+    readings = [view.reading for view in exporter.views]
+    assert [reading.step for reading in readings] == list(range(1, STEPS + 1))
+    assert [math.hypot(*filter(None, reading.grad_norm)) for reading in readings] == pytest.approx(
+        [signals.grad_norm for signals in exporter.steps], rel=1e-5
+    )
+    assert all(filter(None, readings[0].update_ratio))
+    assert not any(exporter.health.errors.values())
 
 
 def test_supervised_fine_tuning_by_trl(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from training_exporter import StepSignals, TrainingExporter
 from training_exporter.integrations.huggingface import PrometheusCallback
+from training_exporter.layers.shown import LayerState, LayerView
 from training_exporter.signals import Evaluation
 
 VOCABULARY = 64
@@ -123,6 +124,20 @@ class RecordingExporter(TrainingExporter):
     def value(self, series: str, /, **labels: str) -> float | None:
         """What the page shows for a series."""
         return self.registry.get_sample_value(series, {**self.status.labels, **labels})
+
+
+class LayerRecorder(RecordingExporter):
+    """Keeps each pass over the layers, as the page shows it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"layer_interval": 1, **settings})
+        self.views: list[LayerView] = []
+
+    def observe_layers(self, state: LayerState | None, *, dropped: int = 0) -> None:
+        super().observe_layers(state, dropped=dropped)
+        view = self._board.layers.view()
+        assert view is not None
+        self.views.append(view)
 
 
 def arguments(folder: Path, **changed: Any) -> TrainingArguments:

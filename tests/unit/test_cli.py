@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.unit.forensics.events import report
 from training_exporter import __version__, cli, reference
 from training_exporter.catalog import ANOMALY_KINDS, CATALOG, Metric
 from training_exporter.demo.plan import DEFAULT_FAULTS, FAULTS, DemoError, DemoPlan, Fault
+from training_exporter.forensics.store import ReportStore
 
 
 def run(*arguments: str) -> Result:
@@ -192,3 +195,27 @@ def test_markdown_escapes_what_would_end_a_cell() -> None:
     assert "| `training_x` | gauge | `a` | Either \\| or. |" in reference.metrics_markdown(
         {"x": metric}
     )
+
+
+def test_a_report_is_explained(tmp_path: Path) -> None:
+    """As text for a person: the cause and what to try."""
+    path = ReportStore(tmp_path).save(report())
+
+    result = run("explain", str(path))
+
+    assert result.exit_code == 0
+    assert "Likely cause" in result.output
+    assert "Try first" in result.output
+    assert "step 100" in result.output
+
+
+def test_what_is_no_report_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """It names the file and says why."""
+    path = tmp_path / "other.json"
+    path.write_text("{}")
+
+    result = run("explain", str(path))
+
+    assert result.exit_code == cli.USAGE_ERROR
+    assert f"Error: {path}: this is no report of training-exporter" in result.output
+    assert "Traceback" not in result.output

@@ -39,11 +39,20 @@ def test_defaults_are_valid() -> None:
         ("gpus", "0,,1", "mine, all, or numbers"),
         ("gpus", "mine,0", "mine, all, or numbers"),
         ("gpus", 0, "mine, all, or numbers"),
+        ("layer_interval", -1, "0 to 1000000"),
+        ("layer_interval", 2.5, "0 to 1000000"),
+        ("layer_interval", True, "0 to 1000000"),
+        ("max_layers", 0, "1 to 10000"),
+        ("layer_grouping", "tensor", "auto, block, module, parameter"),
+        ("layer_grouping", None, "auto, block, module, parameter"),
         ("gpu_interval", 0.1, "0.5 to 3600"),
         ("gpu_interval", float("nan"), "0.5 to 3600"),
         ("gpu_interval", "5", "0.5 to 3600"),
         ("gpu_metrics", 1, "True or False"),
         ("gpu_pcie", "yes", "True or False"),
+        ("peak_flops", 0, "1e+06 to 1e+18"),
+        ("peak_flops", 989.4, "1e+06 to 1e+18"),
+        ("peak_flops", "1e15", "1e+06 to 1e+18"),
     ],
 )
 def test_nonsense_is_refused_with_the_valid_values(setting: str, value: Any, valid: str) -> None:
@@ -72,6 +81,10 @@ def test_every_setting_can_come_from_the_environment() -> None:
             "TRAINING_EXPORTER_GPUS": "0, GPU-5f3c",
             "TRAINING_EXPORTER_GPU_INTERVAL": "2.5",
             "TRAINING_EXPORTER_GPU_PCIE": "yes",
+            "TRAINING_EXPORTER_PEAK_FLOPS": "989.4e12",
+            "TRAINING_EXPORTER_LAYER_INTERVAL": "1",
+            "TRAINING_EXPORTER_LAYER_GROUPING": "block",
+            "TRAINING_EXPORTER_MAX_LAYERS": "32",
             "TRAINING_EXPORTER_STRICT": "1",
         }
     )
@@ -81,7 +94,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         profile="textbook",
         detectors={"loss_spike": {"gamma": 1.5}, "loss_plateau": {"patience": 7}},
         ema_beta=0.9, max_logged_values=10, gpu_metrics=False, gpus="0, GPU-5f3c", gpu_interval=2.5,
-        gpu_pcie=True, strict=True,
+        gpu_pcie=True, peak_flops=989.4e12, layer_interval=1, layer_grouping="block", max_layers=32,
+        strict=True,
     )  # fmt: skip
 
 
@@ -97,6 +111,8 @@ def test_keywords_win_over_the_environment() -> None:
     [
         ("TRAINING_EXPORTER_PORT", "ten", "a whole number"),
         ("TRAINING_EXPORTER_PORT", "99999", "0 to 65535"),
+        ("TRAINING_EXPORTER_LAYER_INTERVAL", "often", "a whole number"),
+        ("TRAINING_EXPORTER_LAYER_GROUPING", "tensor", "auto, block, module, parameter"),
         ("TRAINING_EXPORTER_PROFILE", "fancy", "robust, textbook"),
         ("TRAINING_EXPORTER_SERVE", "maybe", "1, true, yes"),
         ("TRAINING_EXPORTER_DETECTORS", "loss_spike=2", "kind.option=number"),

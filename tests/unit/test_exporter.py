@@ -158,6 +158,57 @@ def test_pauses_have_a_state_and_are_counted(exporter: TrainingExporter) -> None
     assert exporter.status.pauses["logging"] == 0
 
 
+def test_pauses_of_a_hand_written_loop_are_in_its_time_left(exporter: TrainingExporter) -> None:
+    """Two evaluations ten steps apart tell that eight more are to come."""
+    for step in range(1, 21):
+        exporter.step(max_steps=100)
+        if step % 10 == 0:
+            with exporter.evaluating():
+                pass
+    snapshot = exporter.snapshot
+
+    evaluation = snapshot.pauses["evaluation"]
+    assert (evaluation.every, evaluation.start) == (10, 20)
+    assert evaluation.seconds is not None
+    assert snapshot.pace_seconds is not None
+    assert snapshot.eta_seconds == pytest.approx(
+        80 * snapshot.pace_seconds + 8 * evaluation.seconds
+    )
+
+
+def test_utilisation_in_a_hand_written_loop() -> None:
+    """From the FLOPs that it tells of its steps, and the peak that is configured."""
+    exporter = TrainingExporter(serve=False, peak_flops=1e9)
+    for _ in range(3):
+        exporter.step(flops=6e6, tokens=75, positions=100)
+
+    rate = exporter.snapshot.flops_per_second
+    shown = exporter.registry.get_sample_value
+    assert rate is not None
+    assert shown("training_mfu_ratio", RUN) == pytest.approx(rate / 1e9)
+    assert shown("training_padding_ratio", RUN) == 0.25
+    assert shown("training_model_flops_total", RUN) == 18e6
+
+
+def test_a_configured_peak_wins(exporter: TrainingExporter) -> None:
+    """Over what an integration takes from the table."""
+    exporter.set_peak_flops(5e12)
+    configured = TrainingExporter(serve=False, peak_flops=1e12)
+    configured.set_peak_flops(5e12)
+
+    assert exporter.status.peak_flops == 5e12
+    assert configured.status.peak_flops == 1e12
+
+
+def test_compute_is_added_up_by_phase(exporter: TrainingExporter) -> None:
+    """What is no phase of the training is left out, and a step need not have all of them."""
+    exporter.observe_compute({"forward_backward": 2.0, "optimizer": 0.5, "exporter": 9.0})
+    exporter.observe_compute({"forward_backward": 1.0})
+
+    assert exporter.status.compute == {"forward_backward": 3.0, "optimizer": 0.5}
+    assert exporter.status.last_compute == {"forward_backward": 1.0}
+
+
 def test_a_run_that_goes_on_after_a_pause_has_got_on() -> None:
     """Its time is that at which it went on."""
     times = iter([10.0, 500.0])
@@ -340,12 +391,15 @@ def test_the_end_can_still_be_scraped() -> None:
 
 def test_an_exporter_that_is_dropped_takes_its_server_along() -> None:
     """A Trainer built again and again in a notebook does not eat up ports and threads."""
-    before = threading.active_count()
-    for _ in range(3):
-        TrainingExporter(port=0, address="127.0.0.1").start()
-        gc.collect()
+    before = set(threading.enumerate())
+    TrainingExporter(port=0, address="127.0.0.1").start()
+    started = set(threading.enumerate()) - before
+    gc.collect()
+    for thread in started:
+        thread.join(5)
 
-    assert threading.active_count() <= before
+    assert started
+    assert not [thread for thread in started if thread.is_alive()]
 
 
 def test_another_port_than_the_wanted_one_is_a_warning(logs: pytest.LogCaptureFixture) -> None:

@@ -20,6 +20,7 @@ def eventful_run(number: int) -> list[StepSignals]:
             clip_threshold=0.5, loss_scale=random.choice([None, 512.0, 1024.0]),
             skipped=random.choice([None, False, True]), tokens=random.choice([None, 100]),
             samples=2, step_seconds=random.choice([None, 0.3, 0.7]), data_wait_seconds=0.01,
+            positions=random.choice([None, 128]), flops=random.choice([None, 6e9]),
         )
         for step in range(1, number + 1)
     ]  # fmt: skip
@@ -87,3 +88,17 @@ def test_non_finite_steps_outlive_a_save_and_a_restart_ends_the_row() -> None:
 
     assert ledger.non_finite["loss"] == (2.0, 102.0)
     assert ledger.after_restart().non_finite["loss"] == (0.0, 102.0)
+
+
+def test_padding_is_of_the_steps_that_tell_it_apart() -> None:
+    """Not of those of which one of the two numbers is unknown; and no sum ever falls."""
+    known = StepSignals(1, 0.0, tokens=90.0, positions=100.0, flops=5.0)
+    untold = StepSignals(2, 0.0, tokens=1000.0)
+    no_tokens = StepSignals(3, 0.0, positions=1000.0, flops=NAN)
+    nonsense = StepSignals(4, 0.0, tokens=7.0, positions=5.0, flops=-1.0)
+
+    totals = Ledger(0.9).after([known, untold, no_tokens]).totals
+    assert (totals.positions, totals.padding, totals.flops) == (100.0, 10.0, 5.0)
+
+    later = Ledger(0.9).after([known, nonsense]).totals
+    assert (later.padding, later.flops) == (10.0, 5.0)

@@ -17,6 +17,7 @@ from training_exporter.monitor import (
     TrainingMonitor,
 )
 from training_exporter.signals import Evaluation, StepSignals
+from training_exporter.timing.eta import Schedule
 from training_exporter.track import CALM_STEPS
 
 NAN = float("nan")
@@ -131,12 +132,12 @@ def test_rates_follow_the_recent_steps() -> None:
     monitor = TrainingMonitor([])
     run(
         monitor, range(1, 200), tokens=100.0, samples=2.0, step_seconds=1.0, data_wait_seconds=0.0,
-        grad_norm=1.0, clip_threshold=5.0, max_steps=1000,
+        grad_norm=1.0, clip_threshold=5.0, max_steps=1000, positions=100.0, flops=6e9,
     )  # fmt: skip
     slow = range(200, 200 + 2 * RECENT_STEPS)
     run(
         monitor, slow, tokens=100.0, samples=2.0, step_seconds=3.0, data_wait_seconds=1.0,
-        grad_norm=9.0, clip_threshold=5.0, max_steps=1000,
+        grad_norm=9.0, clip_threshold=5.0, max_steps=1000, positions=125.0, flops=6e9,
     )  # fmt: skip
     snapshot = monitor.snapshot
 
@@ -144,7 +145,25 @@ def test_rates_follow_the_recent_steps() -> None:
     assert snapshot.samples_per_second == pytest.approx(0.5)
     assert snapshot.pace_seconds == pytest.approx(4.0)
     assert snapshot.clip_ratio == 1.0
+    assert snapshot.flops_per_second == pytest.approx(1.5e9)
+    assert snapshot.padding_ratio == pytest.approx(0.2)
     assert snapshot.eta_seconds == pytest.approx((1000 - slow[-1]) * 4.0)
+
+
+def test_pauses_to_come_are_in_the_time_left() -> None:
+    """As the trainer plans them, else as they were seen; a snapshot taken before stays as it is."""
+    monitor = TrainingMonitor([])
+    run(monitor, range(1, 41), step_seconds=1.0, data_wait_seconds=0.0, max_steps=100)
+    before = monitor.snapshot
+
+    for step in (20, 40):
+        monitor.observe_pause("evaluation", step, 10.0)
+    monitor.observe_pause("saving", 40, 5.0)
+    assert before.eta_seconds == 60.0
+    assert monitor.snapshot.eta_seconds == 60.0 + 3 * 10.0
+
+    monitor.plan({"saving": Schedule(40, at_end=True), "evaluation": Schedule(60)})
+    assert monitor.snapshot.eta_seconds == 60.0 + 1 * 10.0 + 2 * 5.0
 
 
 def test_an_anomaly_that_goes_on_counts_once() -> None:

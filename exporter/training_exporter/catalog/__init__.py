@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from training_exporter.catalog import gpu, own, run
+from training_exporter.catalog import gpu, layers, own, run
 
 # One namespace for whoever uses the catalogue; the files only keep its parts apart.
 from training_exporter.catalog.gpu import *
 from training_exporter.catalog.labels import *
+from training_exporter.catalog.layers import *
 from training_exporter.catalog.metric import *
 from training_exporter.catalog.own import *
 from training_exporter.catalog.run import *
@@ -28,9 +29,10 @@ def _metrics_of(*parts: object) -> tuple[Metric, ...]:
 
 
 RUN_METRICS: Final = _metrics_of(run)
+LAYER_METRICS: Final = _metrics_of(layers)
 GPU_METRICS: Final = _metrics_of(gpu)
 OWN_METRICS: Final = _metrics_of(own)
 CATALOG: Final[Mapping[str, Metric]] = {
-    metric.name: metric for metric in (*RUN_METRICS, *GPU_METRICS, *OWN_METRICS)
+    metric.name: metric for metric in (*RUN_METRICS, *LAYER_METRICS, *GPU_METRICS, *OWN_METRICS)
 }
 """Every metric of this package by name, in the order in which it is documented."""

@@ -53,10 +53,30 @@ LOSS: Final = "loss"
 GRAD_NORM: Final = "grad_norm"
 WATCHED_SIGNALS: Final = (LOSS, GRAD_NORM)
 
+SOURCE_INPUTS: Final = "inputs"
+SOURCE_PARAMETERS: Final = "parameters"
+SOURCE_LOSS_SCALE: Final = "loss_scale"
+SOURCE_LOSS: Final = "loss"
+SOURCE_GRADIENTS: Final = "gradients"
+NON_FINITE_SOURCES: Final[Mapping[str, str]] = {
+    SOURCE_INPUTS: "the batch held NaN or Inf already",
+    SOURCE_PARAMETERS: "the weights held NaN or Inf before the step began",
+    SOURCE_LOSS_SCALE: "the gradients overflowed under a loss scale, the loss did not",
+    SOURCE_LOSS: (
+        "the loss became non-finite in the forward pass, and nothing before it is known to be"
+    ),
+    SOURCE_GRADIENTS: "the loss was finite, its gradients were not",
+}
+"""Where the NaN of a step came from, the values of the label `source`; see docs/forensics.md."""
+
 EVALUATION: Final = "evaluation"
 CHECKPOINT: Final = "saving"
 LOGGING: Final = "logging"
 PAUSES: Final = (EVALUATION, CHECKPOINT, LOGGING)
+
+FORWARD_BACKWARD: Final = "forward_backward"
+OPTIMIZER: Final = "optimizer"
+COMPUTE_PHASES: Final = (FORWARD_BACKWARD, OPTIMIZER)
 
 STEP_PHASE: Final = "step"
 OBSERVE_PHASE: Final = "observe"

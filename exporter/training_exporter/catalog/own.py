@@ -45,6 +45,13 @@ DROPPED_SERIES = Metric(
     "Logged or evaluated values that were not exported because the cap was reached.",
     section=_EXPORTER,
 )
+DROPPED_LAYER_PASSES = Metric(
+    "training_exporter_dropped_layer_passes_total",
+    "counter",
+    "Passes over the layers that were left out because the device was behind, or a CUDA graph was "
+    "being captured.",
+    section=_EXPORTER,
+)
 COLLECTOR_SUCCESS = Metric(
     "training_exporter_collector_success",
     "gauge",

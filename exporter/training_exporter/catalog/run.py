@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from training_exporter.catalog.labels import ANOMALY_KINDS, PAUSES, RUN_STATES, WATCHED_SIGNALS
+from training_exporter.catalog.labels import (
+    ANOMALY_KINDS,
+    COMPUTE_PHASES,
+    NON_FINITE_SOURCES,
+    PAUSES,
+    RUN_STATES,
+    WATCHED_SIGNALS,
+)
 from training_exporter.catalog.metric import Metric
 
 # Run
@@ -31,7 +38,8 @@ MAX_STEPS = Metric(
 ETA = Metric(
     "training_eta_seconds",
     "gauge",
-    "Time to the planned last step at the present pace, evaluation and saving apart.",
+    "Time to the planned last step at the present pace, with the evaluations, checkpoints and "
+    "logging that are due until then, once one of each was seen.",
     section=_RUN,
 )
 LAST_STEP_TIMESTAMP = Metric(
@@ -165,6 +173,21 @@ LAST_NON_FINITE_TIMESTAMP = Metric(
     {"signal": WATCHED_SIGNALS},
     _GRADIENTS,
 )
+NON_FINITE_SOURCE = Metric(
+    "training_non_finite_source",
+    "gauge",
+    "1 for where the last report says that the NaN or Inf came from, 0 for the others; absent "
+    "before the first report.",
+    ("source",),
+    {"source": tuple(NON_FINITE_SOURCES)},
+    _GRADIENTS,
+)
+NON_FINITE_REPORTS = Metric(
+    "training_non_finite_reports_total",
+    "counter",
+    "Reports made on NaN and Inf, of which `training-exporter explain` tells the likely cause.",
+    section=_GRADIENTS,
+)
 
 # Throughput
 _THROUGHPUT = "Throughput"
@@ -177,6 +200,18 @@ TOKENS = Metric(
 )
 SAMPLES = Metric(
     "training_samples_total", "counter", "Rows this rank trained on.", section=_THROUGHPUT
+)
+POSITIONS = Metric(
+    "training_positions_total",
+    "counter",
+    "Token positions this rank's device computed, padding included, where a mask tells it apart.",
+    section=_THROUGHPUT,
+)
+PADDING_RATIO = Metric(
+    "training_padding_ratio",
+    "gauge",
+    "Recent share of padding among the positions of this rank.",
+    section=_THROUGHPUT,
 )
 TOKENS_PER_SECOND = Metric(
     "training_tokens_per_second",
@@ -191,11 +226,40 @@ SAMPLES_PER_SECOND = Metric(
     "Recent rows per second of this rank, counted like the tokens.",
     section=_THROUGHPUT,
 )
+MODEL_FLOPS = Metric(
+    "training_model_flops_total",
+    "counter",
+    "Floating-point operations that the model needed for this rank's batches, forward and backward "
+    "pass; what is computed twice to save memory counts once.",
+    section=_THROUGHPUT,
+)
+MODEL_FLOPS_PER_SECOND = Metric(
+    "training_model_flops_per_second",
+    "gauge",
+    "Recent model FLOP/s of this rank, over the same time as the tokens.",
+    section=_THROUGHPUT,
+)
+MFU = Metric(
+    "training_mfu_ratio",
+    "gauge",
+    "Model FLOPs utilisation: recent model FLOP/s over the dense peak of this rank's GPU at the "
+    "precision of the run; absent when either is unknown.",
+    section=_THROUGHPUT,
+)
 STEP_DURATION = Metric(
     "training_step_duration_seconds",
     "histogram",
     "Wall time of an optimiser step; waiting for data, evaluation, saving and logging apart.",
     section=_THROUGHPUT,
+)
+COMPUTE = Metric(
+    "training_compute_seconds_total",
+    "counter",
+    "Time that the device spent in a part of the steps: on a GPU that of its stream, on a CPU wall "
+    "time. The optimiser's part has clipping in it.",
+    ("phase",),
+    {"phase": COMPUTE_PHASES},
+    _THROUGHPUT,
 )
 DATA_WAIT = Metric(
     "training_data_wait_seconds_total",

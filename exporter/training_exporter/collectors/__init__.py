@@ -9,6 +9,7 @@ from training_exporter.catalog import COLLECTOR_ERROR
 from training_exporter.collectors.cuda_memory import CudaMemoryCollector
 from training_exporter.collectors.gpu import GpuCollector
 from training_exporter.collectors.guard import GuardedCollectors
+from training_exporter.collectors.layers import LayerCollector
 from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
 from training_exporter.monitor import TrainingMonitor
@@ -25,6 +26,7 @@ def collectors_of(
 
     collectors = {
         "training": TrainingCollector(lambda: board.status, lambda: monitor.snapshot),
+        "layers": LayerCollector(labels, lambda: board.layers.view()),
         "gpu": GpuCollector(labels, lambda: board.gpus()),
         "cuda_memory": CudaMemoryCollector(labels, lambda: board.memory),
         "exporter": OwnCollector(labels, health),

@@ -20,6 +20,7 @@ RENDERED = (
     catalog.OVERHEAD,
     catalog.DROPPED_OBSERVATIONS,
     catalog.DROPPED_SERIES,
+    catalog.DROPPED_LAYER_PASSES,
 )
 
 
@@ -41,3 +42,4 @@ class OwnCollector(Collector):
         yield from build.by_label(catalog.OVERHEAD, health.overhead_seconds)
         yield from build.one(catalog.DROPPED_OBSERVATIONS, health.dropped_observations)
         yield from build.one(catalog.DROPPED_SERIES, health.dropped_series)
+        yield from build.one(catalog.DROPPED_LAYER_PASSES, health.dropped_layer_passes)

@@ -9,8 +9,9 @@ from prometheus_client import Metric as Family
 from prometheus_client.registry import Collector
 
 from training_exporter import catalog
-from training_exporter.catalog import RUN_STATES, STEP_DURATION_BUCKETS
+from training_exporter.catalog import NON_FINITE_SOURCES, RUN_STATES, STEP_DURATION_BUCKETS
 from training_exporter.collectors.families import Families, empty_family
+from training_exporter.flops import utilisation
 from training_exporter.signals import StepSignals
 from training_exporter.snapshot import Snapshot
 from training_exporter.status import RunStatus
@@ -38,6 +39,7 @@ class TrainingCollector(Collector):
         if snapshot.signals is not None:
             yield from _last_step(build, snapshot.signals)
         yield from _averages(build, snapshot)
+        yield from _effort(build, status, snapshot)
         yield from _totals(build, status, snapshot)
         yield from _evaluations(build, status, snapshot)
         yield from _anomalies(build, snapshot)
@@ -75,6 +77,16 @@ def _averages(build: Families, snapshot: Snapshot) -> Iterator[Family]:
     yield from build.one(catalog.SAMPLES_PER_SECOND, snapshot.samples_per_second)
 
 
+def _effort(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[Family]:
+    flops = snapshot.flops_per_second
+    yield from build.one(catalog.PADDING_RATIO, snapshot.padding_ratio)
+    yield from build.one(catalog.MODEL_FLOPS_PER_SECOND, flops)
+    yield from build.one(catalog.MFU, utilisation(flops, status.peak_flops))
+    yield from build.one(catalog.POSITIONS, snapshot.totals.positions)
+    yield from build.one(catalog.MODEL_FLOPS, snapshot.totals.flops)
+    yield from build.by_label(catalog.COMPUTE, status.compute)
+
+
 def _totals(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[Family]:
     totals = snapshot.totals
     yield from build.one(catalog.STEPS, totals.steps)
@@ -91,6 +103,10 @@ def _totals(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[
     yield from build.by_label(catalog.NON_FINITE_STREAK, streaks)
     last = {signal: state.timestamp for signal, state in snapshot.non_finite.items()}
     yield from build.by_label(catalog.LAST_NON_FINITE_TIMESTAMP, last)
+    yield from build.one(catalog.NON_FINITE_REPORTS, status.reports)
+    if status.report is not None:
+        sources = {name: float(name == status.report.source) for name in NON_FINITE_SOURCES}
+        yield from build.by_label(catalog.NON_FINITE_SOURCE, sources)
     yield from build.histogram(
         catalog.STEP_DURATION,
         STEP_DURATION_BUCKETS,

@@ -130,14 +130,14 @@ class EmbeddingFault(FaultCallback):
 
 
 class NaN(EmbeddingFault):
-    """One poisoned batch.
+    """One batch whose embeddings are divided by their length, which is zero.
 
     Clipping divides all gradients by their norm, which is NaN, so that one step turns every weight
     into NaN and each later loss too. Somebody has to go back to a checkpoint, as here after a few
     steps.
     """
 
-    story = "a batch with NaN in it"
+    story = "the embeddings of a batch are divided by zero"
     lasts: ClassVar = 5
 
     def __init__(self, step: int) -> None:
@@ -158,8 +158,15 @@ class NaN(EmbeddingFault):
 
     def register(self, embedding: torch.nn.Module) -> Any:
         return embedding.register_forward_hook(
-            lambda module, _, vectors: vectors * float("nan") if module.training else vectors
+            lambda module, _, vectors: divided_by_zero(vectors) if module.training else vectors
         )
+
+
+def divided_by_zero(vectors: torch.Tensor) -> torch.Tensor:
+    """Scaled to unit length, as is often done, when all of them are zero: 0/0."""
+    zeros = vectors * 0.0
+    length: torch.Tensor = zeros.norm()
+    return zeros / length
 
 
 class Stall(EmbeddingFault):

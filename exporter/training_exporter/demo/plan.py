@@ -16,7 +16,7 @@ STALL: Final = "stall"
 CRASH: Final = "crash"
 FAULTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        NAN: "a poisoned batch: NaN in its embeddings",
+        NAN: "a division by zero in the forward pass of a batch",
         PLATEAU: "learning rate 0 for a long stretch",
         EXPLOSION: "learning rate x1000 for a few steps",
         SLOW_DATA: "reading the data takes far longer for a while",

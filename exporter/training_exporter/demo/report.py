@@ -13,7 +13,9 @@ from rich.text import Text
 
 from training_exporter.catalog import ANOMALY_KINDS
 from training_exporter.demo.plan import DemoPlan
+from training_exporter.forensics.text import how_to_explain
 from training_exporter.snapshot import Snapshot
+from training_exporter.status import ReportNote
 
 ONE_LINE = """\
 from training_exporter.integrations.huggingface import PrometheusCallback
@@ -45,6 +47,13 @@ def summary(ending: str, snapshot: Snapshot, begun: Mapping[str, Sequence[int]])
         Text("\nEvery metric: training-exporter metrics"),
         Text("Other faults: training-exporter demo --help"),
     )
+
+
+def why_nan(report: ReportNote) -> Text:
+    """What to type to learn more of the NaN; to be printed unwrapped."""
+    if report.path is None:
+        return Text(f"\n{report.summary}")
+    return Text.assemble("\nWhy there was a NaN: ", (how_to_explain(report.path), "cyan"))
 
 
 def _final_loss(snapshot: Snapshot) -> str:

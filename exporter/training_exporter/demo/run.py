@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from time import sleep
 from typing import Any
 
@@ -14,12 +15,13 @@ from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
 from transformers.utils import logging as transformers_logging
 
+from training_exporter.config import ENV_PREFIX
 from training_exporter.demo.display import Display, logs_on
 from training_exporter.demo.fake_gpus import fake_gpus
 from training_exporter.demo.faults import fault_callback
 from training_exporter.demo.model import build_model, use_half_of_the_cores
 from training_exporter.demo.plan import DemoError, DemoPlan
-from training_exporter.demo.report import summary, welcome
+from training_exporter.demo.report import summary, welcome, why_nan
 from training_exporter.demo.text import library_text
 from training_exporter.integrations.huggingface import PrometheusCallback
 
@@ -46,8 +48,9 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
         signals_interrupt(),
         fake_gpus(plan.fake_gpus),
         TemporaryDirectory() as folder,
+        folder_for_reports() as reports,
     ):
-        watching = _watching(plan)
+        watching = _watching(plan, reports)
         exporter = watching.exporter
         try:
             display = Display(console, exporter, plan.steps)
@@ -55,6 +58,8 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
             console.print(welcome(plan, exporter.url))
             ending, code = _train(trainer, display)
             console.print(summary(ending, exporter.snapshot, display.diary.begun))
+            if exporter.status.report is not None:
+                console.print(why_nan(exporter.status.report), soft_wrap=True)
             _linger(plan.linger, console)
         finally:
             with suppress(KeyboardInterrupt):
@@ -62,11 +67,13 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
     return code
 
 
-def _watching(plan: DemoPlan) -> PrometheusCallback:
+def _watching(plan: DemoPlan, reports: str) -> PrometheusCallback:
     """The one line of a user, with what was asked for at the command line."""
     # No process trains on a GPU that is not there, so that only a view of all of them shows it.
     gpus = "all" if plan.fake_gpus else None
     chosen: dict[str, Any] = {"port": plan.port, "run": plan.run, "gpus": gpus}
+    if not os.environ.get(f"{ENV_PREFIX}FORENSICS_DIR"):
+        chosen["forensics_dir"] = reports
     settings = {name: value for name, value in chosen.items() if value is not None}
     try:
         return PrometheusCallback(**settings)
@@ -133,6 +140,17 @@ def _linger(seconds: float, console: Console) -> None:
         console.print(f"Serving for another {seconds:g} seconds; Ctrl-C leaves.")
         with suppress(KeyboardInterrupt):
             sleep(seconds)
+
+
+@contextmanager
+def folder_for_reports() -> Iterator[str]:
+    """A folder that outlives the demo if there is a report in it."""
+    folder = mkdtemp(prefix="training-exporter-demo-")
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it is not empty, then
+            os.rmdir(folder)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ def tokens_in(inputs: Any) -> Any | None:
     mask: Any = inputs.get("attention_mask")
     ids: Any = inputs.get("input_ids")
     if getattr(mask, "ndim", None) == 2:
-        return mask.sum()
+        return mask.count_nonzero()  # not the sum: in a packed batch it may number the rows
     return ids.numel() if hasattr(ids, "numel") else None
 
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import isfinite
-from os.path import abspath, basename
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -14,9 +12,13 @@ from training_exporter import catalog
 from training_exporter.device.gradients import global_norm
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.exporter import TrainingExporter
-from training_exporter.integrations.batches import samples_in, tokens_in
+from training_exporter.integrations.batches import samples_in
 from training_exporter.integrations.cuda_memory import MemoryObserver
+from training_exporter.integrations.layer_watch import LayerWatch
+from training_exporter.integrations.nan_watch import NanWatch
 from training_exporter.integrations.optimizer import learning_rates, loss_scale, unscaled
+from training_exporter.integrations.step_work import StepWork
+from training_exporter.integrations.trainer_settings import clip_threshold, run_name
 from training_exporter.integrations.trainer_wraps import find_trainer, wrap_method
 
 OWN_KEYS = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
@@ -47,6 +49,11 @@ class PrometheusCallback(TrainerCallback):
         self.exporter = exporter or TrainingExporter(**settings)
         self._recorder = StepRecorder()
         self._memory = MemoryObserver(self.exporter)
+        self._layers = LayerWatch(self.exporter, self.exporter.config)
+        self._nans = NanWatch(
+            self.exporter, self.exporter.config, first_layer=self._layers.first_layer
+        )
+        self._work = StepWork(self.exporter)
         self._norm_seen = False
         self._inside_train = False
         self._inside_step = False
@@ -78,6 +85,7 @@ class PrometheusCallback(TrainerCallback):
             "evaluate": self._around_evaluate,
             "log": self._around_log,
             "_save_checkpoint": self._around_save,
+            "_clip_grad_norm": self._around_grad_norm,
             "_get_grad_norm": self._around_grad_norm,
         }
         for name, wrapper in around.items():
@@ -105,10 +113,13 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.set_state(catalog.RUNNING)
             self._recorder.discard()
+            self._nans.discard()
+            self._layers.discard()
             # The model lies there already, or a step of `auto_find_batch_size` found no room.
             self._memory.observe()
             self._inside_step, self._evaluations_open = False, 0
             self.exporter.timer.start()
+        self._work.start(kwargs.get("model"), args, state)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -116,19 +127,30 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.boundary.at(catalog.STEP_ERROR):
             self.exporter.timer.data_arrived()
             self._norm_seen = False
-            self._recorder.hand_on(self.exporter)
+            self._nans.hand_on(self._recorder)
+            model, optimizer = kwargs.get("model"), kwargs.get("optimizer")
+            self._nans.begin_step(state.global_step + 1, model)
+            self._layers.begin_step(state.global_step + 1, model, optimizer)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        with self.exporter.boundary.at(catalog.STEP_ERROR):
+        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
             optimizer = kwargs["optimizer"]
             for group, rate in learning_rates(optimizer):
                 self._recorder.set_learning_rate(group, rate)
             if not self._norm_seen:  # nothing clips, so the gradients are still what they were
                 norm = global_norm(kwargs["model"].parameters())
+                self._nans.before_update(norm, clipped=False)
                 scale = loss_scale(getattr(optimizer, "scaler", None))
                 self._recorder.set_grad_norm(unscaled(norm, scale))
+                self._layers.before_clipping()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
+            self._layers.after_step()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -147,8 +169,11 @@ class PrometheusCallback(TrainerCallback):
                 step_seconds=step_seconds,
                 data_wait_seconds=waited,
                 memory_allocated_bytes=self._memory.observe(),
+                **self._work.step_ends(state.global_step),
             )
-            self._recorder.hand_on(self.exporter)
+            self._layers.collect()
+            self._nans.close_step(state.global_step)
+            self._nans.hand_on(self._recorder)
 
     def on_log(
         self,
@@ -192,26 +217,36 @@ class PrometheusCallback(TrainerCallback):
         with self.exporter.boundary.at(catalog.STEP_ERROR):
             # Before the step, in which a compute_loss may pop what it pleases from the inputs.
             inputs = kwargs["inputs"] if "inputs" in kwargs else args[1]
-            self._recorder.add_tokens(tokens_in(inputs))
+            self._recorder.add_tokens(self._work.count(inputs))
             self._recorder.add_samples(samples_in(inputs))
+            self._nans.keep(inputs)
+        self._work.batch_begins()
         self._inside_step = True
         try:
-            loss = training_step(*args, **kwargs)
+            with self._nans.modules():
+                loss = training_step(*args, **kwargs)
         except BaseException as error:
             if not self._inside_train:  # added when train() ran already, so nobody else sees it
                 self._finish(error)
             raise
         finally:
             self._inside_step = False
+        self._work.batch_ends()
         with self.exporter.boundary.at(catalog.STEP_ERROR):
             self._recorder.add_loss(loss)
+            self._nans.add_loss(loss)
         return loss
 
     def _around_grad_norm(self, grad_norm: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self._nans.before_clipping()
+        self._work.optimizer_begins()
+        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
+            self._layers.before_clipping()
         norm = grad_norm(*args, **kwargs)
-        with self.exporter.boundary.at(catalog.STEP_ERROR):
+        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
             self._recorder.set_grad_norm(norm)
             self._norm_seen = norm is not None
+            self._nans.before_update(norm, clipped=True)
         return norm
 
     def _around_log(self, log: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -247,6 +282,7 @@ class PrometheusCallback(TrainerCallback):
 
     def _open(self, args: TrainingArguments, model: object) -> None:
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._nans.write_below(args.output_dir)
             self.exporter.identify(
                 run=run_name(args),
                 rank=args.process_index,
@@ -255,6 +291,7 @@ class PrometheusCallback(TrainerCallback):
                 world_size=args.world_size,
             )
             self.exporter.set_nan_filter(bool(args.logging_nan_inf_filter))
+        self._work.measure(model, args)
         self.exporter.start()
 
     def _wrap_caller(self) -> None:
@@ -270,8 +307,11 @@ class PrometheusCallback(TrainerCallback):
 
     def _finish(self, error: BaseException | None) -> None:
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._layers.finish(error)
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             # After an error the device may hang, and who waits for it would never end.
-            self._recorder.hand_on(self.exporter, wait=error is None)
+            self._nans.finish(self._recorder, error)
+        self._work.finish(error)
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.finish(error)
 
@@ -285,16 +325,3 @@ class PrometheusCallback(TrainerCallback):
         self.exporter.observe_evaluation(
             own, dataset=prefix.removeprefix("eval_"), step=self._evaluated_step
         )
-
-
-def clip_threshold(args: TrainingArguments) -> float | None:
-    """Norm above which the Trainer clips; None when it does not."""
-    threshold = args.max_grad_norm
-    return threshold if threshold and isfinite(threshold) else None
-
-
-def run_name(args: TrainingArguments) -> str:
-    """The run's own name, else that of its output folder; older Trainers mix the two up."""
-    if args.run_name and args.run_name != args.output_dir:
-        return args.run_name
-    return basename(abspath(args.output_dir or "."))

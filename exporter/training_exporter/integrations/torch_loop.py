@@ -14,11 +14,14 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
 
 from training_exporter import catalog
-from training_exporter.device.recorder import StepRecorder, Watcher
+from training_exporter.config import ExporterConfig
+from training_exporter.device.recorder import StepRecorder
 from training_exporter.integrations.cuda_memory import MemoryObserver, MemoryWatcher
+from training_exporter.integrations.layer_watch import LayerWatch, LayerWatcher
+from training_exporter.integrations.nan_watch import NanWatch, NanWatcher
 from training_exporter.integrations.optimizer import learning_rates
 from training_exporter.integrations.optimizer import loss_scale as scale_of
-from training_exporter.timing import StepTimer
+from training_exporter.timing.step_timer import StepTimer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,8 +29,14 @@ if TYPE_CHECKING:
     Parameters = Tensor | Iterable[Tensor]
 
 
-class LoopWatcher(Watcher, MemoryWatcher, Protocol):
-    """What a loop needs of the exporter."""
+class LoopWatcher(NanWatcher, MemoryWatcher, LayerWatcher, Protocol):
+    """What a loop needs of the exporter.
+
+    Attributes:
+        ended_step: the last step that ended, told by the loop.
+    """
+
+    ended_step: int
 
 
 class TorchLoop:
@@ -43,6 +52,7 @@ class TorchLoop:
         timer: knows how long the steps took; a pause or a wait is told to it, not to this.
         wall_clock: Unix seconds.
         recorder: turns values into signals.
+        config: how to look at layers and into a NaN; None leaves that out.
     """
 
     def __init__(
@@ -52,11 +62,15 @@ class TorchLoop:
         timer: StepTimer | None = None,
         wall_clock: Callable[[], float] = time.time,
         recorder: StepRecorder | None = None,
+        config: ExporterConfig | None = None,
     ) -> None:
         self._exporter = exporter
         self._timer = timer or StepTimer()
         self._wall_clock = wall_clock
         self._recorder = recorder or StepRecorder()
+        self._layers = LayerWatch(exporter, config)
+        self._nans = NanWatch(exporter, config, first_layer=self._layers.first_layer)
+        self._model: nn.Module | None = None
         self._memory = MemoryObserver(exporter)
         self._step = 0
         self._clip_threshold: float | None = None
@@ -77,6 +91,9 @@ class TorchLoop:
         skipped: bool | None = None,
         data_wait_seconds: float | None = None,
         clip_threshold: float | None = None,
+        positions: float | None = None,
+        flops: float | None = None,
+        inputs: Any = None,
     ) -> None:
         """Close an optimiser step. Whatever is not known is left out.
 
@@ -96,6 +113,12 @@ class TorchLoop:
             data_wait_seconds: time this step waited for data; goes before what the timer knows.
             clip_threshold: norm above which gradients are clipped; goes before that of
                 `clip_grad_norm_`.
+            positions: token positions of the step with their padding, of all micro-batches; where
+                `tokens` are those that are no padding.
+            inputs: what went into the model, for a report on a NaN: tensors in any usual container,
+                of which references are kept for some steps.
+            flops: floating-point operations that the model needed for the step on this process, of
+                all micro-batches: about 6 x parameters x positions when a whole model is trained.
 
         Raises:
             TypeError: a value is neither a number nor, where one is allowed, a tensor.
@@ -107,13 +130,16 @@ class TorchLoop:
         try:
             fields.update(self._timed(data_wait_seconds))
             if step is not None:
-                self._step = index(step)
+                assumed, self._step = self._step, index(step)
+                self._layers.renumber(assumed, self._step)
             _on_host(data_wait_seconds)
             fields["clip_threshold"] = _on_host(clip_threshold, self._clip_threshold)
             fields["epoch"] = _on_host(epoch)
             fields["max_steps"] = _on_host(max_steps)
             fields["skipped"] = _on_host(skipped)
-            self.add_micro_batch(loss=loss, tokens=tokens, samples=samples)
+            fields["positions"] = _on_host(positions)
+            fields["flops"] = _on_host(flops)
+            self.add_micro_batch(loss=loss, tokens=tokens, samples=samples, inputs=inputs)
             self._recorder.set_grad_norm(grad_norm)
             self._recorder.set_loss_scale(scale_of(loss_scale))
             for group, rate in learning_rates(learning_rate):
@@ -127,15 +153,27 @@ class TorchLoop:
         loss: Tensor | float | None = None,
         tokens: Tensor | float | None = None,
         samples: Tensor | float | None = None,
+        inputs: Any = None,
     ) -> None:
         """Add a micro-batch to the step that `step` will close (gradient accumulation).
 
         The loss is summed: give it the way it went into `backward`, divided by the number of
-        micro-batches if that is what the loop does.
+        micro-batches if that is what the loop does. With `inputs`, the tensors that went into the
+        model, a report on a NaN tells whether they were finite. Called after `backward` and before
+        clipping it tells most; see docs/forensics.md.
         """
+        if inputs is not None:
+            self._nans.keep(inputs)
         self._recorder.add_loss(loss)
         self._recorder.add_tokens(tokens)
         self._recorder.add_samples(samples)
+        self._nans.add_loss(loss)
+
+    def watch_model(self, model: nn.Module) -> None:
+        """The model whose layers are looked at before clipping, and whose weights in a report on a
+        NaN."""
+        self._model = model
+        self._nans.watch_model(model)
 
     def clip_grad_norm_(
         self,
@@ -154,6 +192,9 @@ class TorchLoop:
         """
         from torch.nn.utils import clip_grad_norm_
 
+        self._nans.before_clipping()
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._look_at_layers()
         total = clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
         with self._exporter.boundary.at(catalog.STEP_ERROR):
             self._clipped(total, max_norm, norm_type)
@@ -172,11 +213,18 @@ class TorchLoop:
         from training_exporter.device.gradients import global_norm
 
         given: Any = model_or_parameters
-        self._see_norm(global_norm(given.parameters() if hasattr(given, "parameters") else given))
+        if hasattr(given, "named_parameters"):
+            self._nans.watch_model(given)
+        self._nans.before_clipping()
+        self._look_at_layers()
+        norm = global_norm(given.parameters() if hasattr(given, "parameters") else given)
+        self._see_norm(norm, clipped=False)
 
     def discard(self) -> None:
         """Forget what was recorded since the last `step`, for a step that is given up."""
         self._recorder.discard()
+        self._nans.discard()
+        self._layers.discard()
         self._start_afresh()
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -187,7 +235,9 @@ class TorchLoop:
                 the process from ending; so only the steps that have arrived are handed on.
         """
         self._memory.finish(error)
-        self._recorder.hand_on(self._exporter, wait=error is None)
+        self._layers.finish(error)
+        self._model = None
+        self._nans.finish(self._recorder, error)
 
     def _timed(self, waited: float | None) -> dict[str, Any]:
         given = waited if isinstance(waited, Real) else None  # the lap ends whatever was given
@@ -198,22 +248,31 @@ class TorchLoop:
             "memory_allocated_bytes": self._memory.observe(),
         }
 
+    def _look_at_layers(self) -> None:
+        self._layers.begin_step(self._step + 1, self._model)
+        self._layers.before_clipping()
+
     def _clipped(self, total: Tensor, max_norm: float, norm_type: float) -> None:
         if float(norm_type) != 2.0:
             return
         if isinstance(max_norm, float | int) and isfinite(max_norm):  # inf: for the norm alone
             self._clip_threshold = float(max_norm)
         if not self._norm_seen:
-            self._see_norm(total)
+            self._see_norm(total, clipped=True)
 
-    def _see_norm(self, norm: Tensor | None) -> None:
+    def _see_norm(self, norm: Tensor | None, *, clipped: bool) -> None:
         self._recorder.set_grad_norm(norm)
         self._norm_seen = norm is not None
+        self._nans.before_update(norm, clipped=clipped)
 
     def _close(self, fields: dict[str, Any]) -> None:
         self._start_afresh()
+        self._exporter.ended_step = self._step
         self._recorder.finish(step=self._step, timestamp=self._wall_clock(), **fields)
-        self._recorder.hand_on(self._exporter)
+        self._layers.after_step()
+        self._layers.collect()
+        self._nans.close_step(self._step)
+        self._nans.hand_on(self._recorder)
 
     def _start_afresh(self) -> None:
         self._clip_threshold = None

@@ -13,12 +13,15 @@ from time import time
 from training_exporter import catalog
 from training_exporter._version import __version__
 from training_exporter.catalog import FINAL_STATES
+from training_exporter.forensics.text import how_to_explain
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.history import Point
+from training_exporter.layers.shown import LayerView
 from training_exporter.snapshot import Anomaly, Snapshot
 from training_exporter.status import RunStatus
 from training_exporter.web.curves import Curve, Mark, draw
 from training_exporter.web.gpus import gpu_section
+from training_exporter.web.layers import layer_section
 from training_exporter.web.panels import detectors, meaning, recent_anomalies, spoken, tiles
 from training_exporter.web.wording import ago, count, duration, number, share
 
@@ -64,6 +67,7 @@ def render(
     *,
     gpus: GpuReadings = _NO_GPUS,
     memory: tuple[AllocatorReading, ...] = (),
+    layers: LayerView | None = None,
     now: float | None = None,
 ) -> str:
     """The page as HTML that needs nothing from elsewhere.
@@ -73,15 +77,18 @@ def render(
         snapshot: the state after its last step.
         gpus: what the driver of the GPUs says.
         memory: what torch's allocator says.
+        layers: the last pass over the layers of the model.
         now: Unix time in seconds, the present time by default.
     """
     now = time() if now is None else now
     body = (
         _header(status, snapshot, now),
         _alarm(snapshot),
+        _report(status, snapshot),
         _progress(snapshot, status.state in FINAL_STATES),
-        tiles(snapshot, now),
+        tiles(snapshot, status, now),
         _curves(snapshot),
+        layer_section(layers),
         gpu_section(gpus, memory, now),
         '<div class="pair">',
         recent_anomalies(snapshot, now),
@@ -146,6 +153,22 @@ def _alarm(snapshot: Snapshot) -> str:
         return ""
     lines = [f"<strong>{escape(spoken(kind))}</strong>: {escape(meaning(kind))}" for kind in active]
     return f'<p class="alarm" role="status">⚠ {"; ".join(lines)}</p>'
+
+
+def _report(status: RunStatus, snapshot: Snapshot) -> str:
+    """The last report on a NaN; an alarm only while there are NaN."""
+    note = status.report
+    if note is None:
+        return ""
+    now = [anomaly for anomaly in snapshot.anomalies if anomaly.active]
+    alarm = note.alarming and any(anomaly.kind == catalog.NON_FINITE for anomaly in now)
+    file = "it could not be written"
+    if note.path is not None:
+        file = f"<code>{escape(how_to_explain(note.path))}</code>"
+    return (
+        f'<p class="report {"alarm" if alarm else "card"}">{escape(note.summary)}. '
+        f"<strong>Report</strong>: {file}</p>"
+    )
 
 
 def _progress(snapshot: Snapshot, over: bool) -> str:

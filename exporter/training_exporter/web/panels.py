@@ -3,35 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from math import isfinite
 
-from training_exporter.catalog import ANOMALY_KINDS
+from training_exporter.catalog import ANOMALY_KINDS, FORWARD_BACKWARD, OPTIMIZER
+from training_exporter.flops import utilisation
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot
+from training_exporter.status import RunStatus
 from training_exporter.web.wording import UNKNOWN, ago, count, duration, number
 
+_PHASE_WORDS = {FORWARD_BACKWARD: "forward and backward", OPTIMIZER: "optimiser"}
 
-def tiles(snapshot: Snapshot, now: float) -> str:
+
+def tiles(snapshot: Snapshot, status: RunStatus, now: float) -> str:
     """What the last step and the last evaluation gave, one number to a tile."""
     signals = snapshot.signals or StepSignals(0, now)
     clip = signals.clip_threshold
     clipped = "" if clip is None else f" · clip {number(clip, 3)}"
-    waited = signals.data_wait_seconds
     shown = (
-        _tile("Loss", _value(signals.loss), _average(snapshot.loss_ema)),
+        _tile("Loss", number_shown(signals.loss), _average(snapshot.loss_ema)),
         _tile(
             "Gradient norm",
-            _value(signals.grad_norm),
+            number_shown(signals.grad_norm),
             _average(snapshot.grad_norm_ema) + clipped,
         ),
-        _throughput_tile(snapshot),
-        _tile(
-            "Step time",
-            _time(signals.step_seconds),
-            "" if waited is None else f"+ {duration(waited)} for data",
-        ),
+        _throughput_tile(snapshot, status.peak_flops),
+        _step_time_tile(signals, status.last_compute),
         _learning_rate_tile(signals),
         _evaluation_tile(snapshot.evaluations.values(), now),
     )
@@ -45,7 +44,7 @@ def _tile(label: str, value: str, note: str = "") -> str:
     )
 
 
-def _value(value: float | None) -> str:
+def number_shown(value: float | None) -> str:
     """A number as HTML: what is not finite stands out, what is unknown is read as such."""
     if value is None:
         return f'<span class="quiet" role="img" aria-label="unknown">{UNKNOWN}</span>'
@@ -53,37 +52,48 @@ def _value(value: float | None) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return _value(None) if seconds is None else duration(seconds)
+    return number_shown(None) if seconds is None else duration(seconds)
 
 
 def _average(value: float | None) -> str:
     return "" if value is None else f"EMA {number(value)}"
 
 
-def _throughput_tile(snapshot: Snapshot) -> str:
+def _step_time_tile(signals: StepSignals, compute: Mapping[str, float]) -> str:
+    waited = signals.data_wait_seconds
+    parts = [] if waited is None else [f"+ {duration(waited)} for data"]
+    parts += [f"{_PHASE_WORDS[phase]} {duration(seconds)}" for phase, seconds in compute.items()]
+    return _tile("Step time", _time(signals.step_seconds), " · ".join(parts))
+
+
+def _throughput_tile(snapshot: Snapshot, peak_flops: float | None) -> str:
     rate, unit, total = snapshot.tokens_per_second, "tokens", snapshot.totals.tokens
     if rate is None:
         rate, unit, total = snapshot.samples_per_second, "samples", snapshot.totals.samples
     if rate is None:
-        return _tile("Tokens / s", _value(None))
-    return _tile(f"{unit.capitalize()} / s", number(rate), f"{count(total)} in all")
+        return _tile("Tokens / s", number_shown(None))
+    used, padding = utilisation(snapshot.flops_per_second, peak_flops), snapshot.padding_ratio
+    note = f"{count(total)} in all"
+    note += "" if padding is None else f" · {padding:.0%} padding"
+    note += "" if used is None else f" · MFU {used:.0%}"
+    return _tile(f"{unit.capitalize()} / s", number(rate), note)
 
 
 def _learning_rate_tile(signals: StepSignals) -> str:
     rates = list(signals.learning_rates.items())
     if not rates:
-        return _tile("Learning rate", _value(None))
+        return _tile("Learning rate", number_shown(None))
     group, rate = rates[0]
     note = f"group {group} of {len(rates)} groups" if len(rates) > 1 else ""
-    return _tile("Learning rate", _value(rate), note)
+    return _tile("Learning rate", number_shown(rate), note)
 
 
 def _evaluation_tile(evaluations: Iterable[Evaluation], now: float) -> str:
     last = max(evaluations, key=lambda evaluation: evaluation.timestamp, default=None)
     if last is None:
-        return _tile("Evaluation loss", _value(None))
+        return _tile("Evaluation loss", number_shown(None))
     note = f"{last.dataset}, step {count(last.step)}, {ago(last.timestamp, now)}"
-    return _tile("Evaluation loss", _value(last.loss), note)
+    return _tile("Evaluation loss", number_shown(last.loss), note)
 
 
 def recent_anomalies(snapshot: Snapshot, now: float) -> str:
@@ -92,15 +102,15 @@ def recent_anomalies(snapshot: Snapshot, now: float) -> str:
         table = '<p class="empty">None so far.</p>'
     else:
         rows = [_anomaly_row(anomaly, now) for anomaly in reversed(snapshot.recent)]
-        table = _table(("Kind", "Step", "Value", "Threshold", "When"), rows)
+        table = table_of(("Kind", "Step", "Value", "Threshold", "When"), rows)
     return f'<section class="card"><h2>Last anomalies</h2>{table}</section>'
 
 
 def _anomaly_row(anomaly: Anomaly, now: float) -> str:
     cells = (
         count(anomaly.step),
-        _value(anomaly.value),
-        _value(anomaly.threshold),
+        number_shown(anomaly.value),
+        number_shown(anomaly.threshold),
         ago(anomaly.timestamp, now),
     )
     numbers = "".join(f'<td class="right">{cell}</td>' for cell in cells)
@@ -111,7 +121,7 @@ def _anomaly_row(anomaly: Anomaly, now: float) -> str:
 def detectors(snapshot: Snapshot, profile: str) -> str:
     """What judges the run, and whether it can judge already."""
     rows = [_detector_row(status) for status in snapshot.anomalies]
-    table = _table(("Kind", "Found", "Now"), rows) if rows else '<p class="empty">None.</p>'
+    table = table_of(("Kind", "Found", "Now"), rows) if rows else '<p class="empty">None.</p>'
     note = f" <small>{escape(profile)}</small>" if profile else ""
     return f'<section class="card detectors"><h2>Detectors{note}</h2>{table}</section>'
 
@@ -128,7 +138,7 @@ def _detector_row(status: AnomalyStatus) -> str:
     )
 
 
-def _table(columns: tuple[str, ...], rows: Iterable[str]) -> str:
+def table_of(columns: tuple[str, ...], rows: Iterable[str]) -> str:
     first, *others = columns
     head = f'<th scope="col">{first}</th>'
     head += "".join(f'<th scope="col" class="right">{column}</th>' for column in others)

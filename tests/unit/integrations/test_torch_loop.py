@@ -19,7 +19,7 @@ from training_exporter.device.recorder import StepRecorder
 from training_exporter.integrations.torch_loop import TorchLoop
 from training_exporter.signals import StepSignals
 from training_exporter.status import ExporterHealth
-from training_exporter.timing import StepTimer
+from training_exporter.timing.step_timer import StepTimer
 
 
 class Exporter:
@@ -30,6 +30,7 @@ class Exporter:
         self.boundary = StepBoundary(self.health)
         self.seen: list[StepSignals] = []
         self.dropped = 0
+        self.ended_step = 0
 
     def observe(self, signals: StepSignals) -> None:
         self.seen.append(signals)
@@ -95,6 +96,8 @@ def test_all_that_a_step_says_arrives(loop: TorchLoop, exporter: Exporter) -> No
         skipped=True,
         data_wait_seconds=0.5,
         clip_threshold=1.0,
+        positions=128,
+        flops=6e9,
     )
 
     assert exporter.seen == [
@@ -112,6 +115,8 @@ def test_all_that_a_step_says_arrives(loop: TorchLoop, exporter: Exporter) -> No
             tokens=100.0,
             samples=8.0,
             data_wait_seconds=0.5,
+            positions=128,
+            flops=6e9,
         )
     ]
 
@@ -129,6 +134,7 @@ def test_steps_count_themselves(loop: TorchLoop, exporter: Exporter) -> None:
         loop.step(step=step)
 
     assert [signals.step for signals in exporter.seen] == [1, 2, 10, 11]
+    assert exporter.ended_step == 11
 
 
 def test_micro_batches_are_summed_into_their_step(loop: TorchLoop, exporter: Exporter) -> None:

@@ -17,7 +17,7 @@ from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuRead
 from training_exporter.history import CurveHistory
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, Totals
-from training_exporter.status import RunStatus
+from training_exporter.status import ReportNote, RunStatus
 from training_exporter.web.curves import Curve, Mark, draw
 from training_exporter.web.landing_page import render
 from training_exporter.web.wording import ago, count, duration, number, share
@@ -95,6 +95,21 @@ def test_the_run_at_a_glance() -> None:
         "Learning rate 0.0003", "2.25 wiki, step 2, 3 min ago", "robust",
     ):  # fmt: skip
         assert re.sub(r"\s+", " ", words) in text.replace("1 min 38 s", "98 s")
+
+
+def test_where_the_time_goes_is_in_the_notes() -> None:
+    """Utilisation and padding beside the throughput, the split beside the step time."""
+    busy = snapshot()
+    totals = busy.totals._replace(positions=40.0, padding=10.0, flops=8e9)
+    status = STATUS._replace(
+        peak_flops=1e10, last_compute={"forward_backward": 0.75, "optimizer": 0.25}
+    )
+
+    text = re.sub(r"\s+", " ", page(status, busy._replace(totals=totals)).text)
+    assert "20 in all · 25% padding · MFU 40%" in text
+    assert "forward and backward 750 ms · optimiser 250 ms" in text
+    assert "MFU" not in page(of=busy).text
+    assert "padding" not in page(of=busy).text
 
 
 def test_before_the_first_step() -> None:
@@ -416,3 +431,32 @@ def test_a_steep_positive_curve_gets_a_log_scale() -> None:
 def test_wording(shown: str, wanted: str) -> None:
     """Numbers and times read as a person would say them."""
     assert shown.replace("\N{NARROW NO-BREAK SPACE}", " ") == wanted
+
+
+def test_a_report_on_a_nan_is_named() -> None:
+    """With the command that explains it; the name of a folder is no markup."""
+    note = ReportNote("loss", "loss NaN at step 7; likely cause: <b>", "/runs/<i>/r.json", True)
+    status = STATUS._replace(report=note, reports=1)
+
+    html = render(status, snapshot(), now=NOW)
+
+    assert "loss NaN at step 7; likely cause: &lt;b&gt;" in html
+    assert "<code>training-exporter explain &#x27;/runs/&lt;i&gt;/r.json&#x27;</code>" in html
+    assert 'class="report card"' in html  # the NaN is over
+    assert "report" not in render(STATUS, snapshot(), now=NOW).partition("<body>")[2]
+
+
+def test_a_report_is_an_alarm_while_there_are_nan() -> None:
+    """But for an overflow by which mixed precision finds its scale."""
+    note = ReportNote("loss", "loss NaN at step 7", None, True)
+    going_on = snapshot()._replace(
+        anomalies=(AnomalyStatus("non_finite", True, True, 1, 7, NOW, nan, nan),)
+    )
+
+    def shown(alarming: bool) -> str:
+        told = STATUS._replace(report=note._replace(alarming=alarming), reports=1)
+        return render(told, going_on, now=NOW)
+
+    assert 'class="report alarm"' in shown(True)
+    assert "it could not be written" in shown(True)
+    assert 'class="report card"' in shown(False)

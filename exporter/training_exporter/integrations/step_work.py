@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Trainer's steps are made of: how much work, where its time goes, what interrupts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from training_exporter import catalog
+from training_exporter.exporter import TrainingExporter
+from training_exporter.integrations.effort import Effort, peak_of
+from training_exporter.integrations.step_phases import StepPhases
+from training_exporter.integrations.trainer_settings import schedules_of
+
+
+class StepWork:
+    """Tells the exporter. But for `count`, it raises nothing: it has its own boundary, because a
+    step of which this is unknown is still a step. For the training thread."""
+
+    def __init__(self, exporter: TrainingExporter) -> None:
+        self._exporter = exporter
+        self._effort = Effort()
+        self._phases = StepPhases()
+
+    def measure(self, model: object, args: Any) -> None:
+        """Look at a model, best before it is wrapped."""
+        with self._exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._effort.measure(model)
+            self._exporter.set_peak_flops(peak_of(model, args))
+
+    def start(self, model: object, args: Any, state: Any) -> None:
+        """A training begins; a step before it that did not end is forgotten."""
+        with self._exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._exporter.ended_step = state.global_step
+            self._effort.discard()
+            self._phases.start(model)
+            self._exporter.monitor.plan(schedules_of(args, state))
+
+    def count(self, inputs: Any) -> Any | None:
+        """Count a batch, and return its tokens as `tokens_in` has them. May raise."""
+        return self._effort.add(inputs)
+
+    def batch_begins(self) -> None:
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._phases.begin_forward_backward()
+
+    def batch_ends(self) -> None:
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._phases.end_forward_backward()
+
+    def optimizer_begins(self) -> None:
+        """Clipping or the optimiser's step comes next. May be said again."""
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._phases.begin_optimizer()
+
+    @contextmanager
+    def own_part_of_optimizer(self) -> Iterator[None]:
+        """While we do work of our own next to the optimiser's, not to be counted as his."""
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._phases.begin_optimizer()
+            self._phases.begin_own()
+        yield
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._phases.end_own()
+
+    def step_ends(self, step: int) -> dict[str, float | None]:
+        """Returns StepSignals fields."""
+        self._exporter.ended_step = step
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._phases.end_step(step)
+            self._phases.hand_on(self._exporter)
+        return self._effort.take()
+
+    def finish(self, error: BaseException | None) -> None:
+        """The end of a training. After an error the device may hang, and is not waited for."""
+        with self._exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._phases.hand_on(self._exporter, wait=error is None)
