@@ -57,6 +57,7 @@ class PrometheusCallback(TrainerCallback):
         self._norm_seen = False
         self._inside_train = False
         self._inside_step = False
+        self._inside_norm = False
         self._evaluations_open = 0
         self._evaluations_reported = 0
         self._evaluation_logs: dict[str, object] = {}
@@ -238,16 +239,27 @@ class PrometheusCallback(TrainerCallback):
         return loss
 
     def _around_grad_norm(self, grad_norm: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if self._inside_norm:  # the methods that know the norm call each other
+            norm = grad_norm(*args, **kwargs)
+            self._see_norm(norm, outermost=False)
+            return norm
         self._nans.before_clipping()
-        self._work.optimizer_begins()
         with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
             self._layers.before_clipping()
-        norm = grad_norm(*args, **kwargs)
+        self._inside_norm = True
+        try:
+            norm = grad_norm(*args, **kwargs)
+        finally:
+            self._inside_norm = False
+        self._see_norm(norm, outermost=True)
+        return norm
+
+    def _see_norm(self, norm: Any, *, outermost: bool) -> None:
         with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
             self._recorder.set_grad_norm(norm)
-            self._norm_seen = norm is not None
-            self._nans.before_update(norm, clipped=True)
-        return norm
+            self._norm_seen = self._norm_seen or norm is not None
+            if outermost:
+                self._nans.before_update(norm, clipped=True)
 
     def _around_log(self, log: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         with self.exporter.paused(catalog.LOGGING):

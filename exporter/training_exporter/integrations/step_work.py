@@ -3,15 +3,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from training_exporter import catalog
+from training_exporter.boundary import StepBoundary
 from training_exporter.exporter import TrainingExporter
 from training_exporter.integrations.effort import Effort, peak_of
 from training_exporter.integrations.step_phases import StepPhases
 from training_exporter.integrations.trainer_settings import schedules_of
+
+
+class _OwnPart:
+    """A class, since a generator would cost several times as much, and this runs on each step."""
+
+    __slots__ = ("_boundary", "_phases")
+
+    def __init__(self, boundary: StepBoundary, phases: StepPhases) -> None:
+        self._boundary = boundary
+        self._phases = phases
+
+    def __enter__(self) -> None:
+        with self._boundary.at(catalog.STEP_ERROR):
+            self._phases.begin_optimizer()
+            self._phases.begin_own()
+
+    def __exit__(self, *_: object) -> None:
+        with self._boundary.at(catalog.STEP_ERROR):
+            self._phases.end_own()
 
 
 class StepWork:
@@ -22,6 +40,7 @@ class StepWork:
         self._exporter = exporter
         self._effort = Effort()
         self._phases = StepPhases()
+        self._own_part = _OwnPart(exporter.boundary, self._phases)
 
     def measure(self, model: object, args: Any) -> None:
         """Look at a model, best before it is wrapped."""
@@ -49,20 +68,9 @@ class StepWork:
         with self._exporter.boundary.at(catalog.STEP_ERROR):
             self._phases.end_forward_backward()
 
-    def optimizer_begins(self) -> None:
-        """Clipping or the optimiser's step comes next. May be said again."""
-        with self._exporter.boundary.at(catalog.STEP_ERROR):
-            self._phases.begin_optimizer()
-
-    @contextmanager
-    def own_part_of_optimizer(self) -> Iterator[None]:
-        """While we do work of our own next to the optimiser's, not to be counted as his."""
-        with self._exporter.boundary.at(catalog.STEP_ERROR):
-            self._phases.begin_optimizer()
-            self._phases.begin_own()
-        yield
-        with self._exporter.boundary.at(catalog.STEP_ERROR):
-            self._phases.end_own()
+    def own_part_of_optimizer(self) -> _OwnPart:
+        """Around work of our own next to the optimiser's, not to be counted as his."""
+        return self._own_part
 
     def step_ends(self, step: int) -> dict[str, float | None]:
         """Returns StepSignals fields."""
