@@ -17,6 +17,7 @@ from torch import nn
 
 from benchmarks.report import Runner, print_ratios, repeated, side_by_side
 from training_exporter.device.layers import FULL_EVERY, LayerPass
+from training_exporter.device.magnitudes import MagnitudePass
 from training_exporter.layers.readings import LayerReader
 
 INTERVAL = 10
@@ -77,6 +78,17 @@ def ours(model: nn.Module, **options: int) -> Call:
     return one_pass
 
 
+def magnitudes(model: nn.Module) -> Call:
+    """The histogram of the gradients' values."""
+    passes = MagnitudePass(model)
+
+    def one_pass() -> object:
+        passes.before_clipping()
+        return passes.collect()
+
+    return one_pass
+
+
 def grouping(model: nn.Module) -> Call:
     layers, reader = LayerPass(model), LayerReader(grouping="block")
     layers.before_clipping(0)
@@ -126,6 +138,7 @@ def on_cpu() -> None:
             "  gradients, weights and changes": repeated(ours(model, full_every=1)),
             "  changes by AdamW's formula instead, alone": repeated(by_formula(model)),
             "  to layers, on the host": repeated(grouping(model)),
+            "histogram of the gradients' values": repeated(magnitudes(model)),
         }
         print(f"{parameters:,} parameters of {elements:,}:")
         times = side_by_side(candidates, rounds=15, calls=FULL_EVERY)
@@ -211,6 +224,7 @@ def on_cuda() -> None:
             "layer pass, as it is by default": seconds_on_device(ours(model)),
             "  gradients": seconds_on_device(ours(model, full_every=10**9)),
             "  gradients, weights and changes": seconds_on_device(ours(model, full_every=1)),
+            "histogram of the gradients' values": seconds_on_device(magnitudes(model)),
         }
         print_ratios(times, "reading the gradients once")
 

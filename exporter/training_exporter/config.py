@@ -62,6 +62,8 @@ class ExporterConfig:
         layer_grouping: what a layer is: "block" of the model, "module" in it, each "parameter", or
             "auto", modules where they are no more than `max_layers`, else blocks.
         max_layers: how many layers become series; the rest is together in "other".
+        gradient_histogram_interval: steps from one count of the gradients' values by powers of two
+            to the next; 0 turns it off.
         linger: at most so many seconds the process stays at its end until each scraper has seen the
             final state; it is never more than two scrape intervals. 0 leaves at once.
         strict: raise at start when the server cannot listen, instead of warning and training on.
@@ -88,6 +90,7 @@ class ExporterConfig:
     layer_interval: int = 10
     layer_grouping: str = "auto"
     max_layers: int = 64
+    gradient_histogram_interval: int = 0
     forensics: bool = True
     forensics_dir: str | None = None
     forensics_quiet_steps: int = 1000
@@ -109,6 +112,7 @@ class ExporterConfig:
         _whole("port_tries", self.port_tries, 1, 1000)
         _whole("max_logged_values", self.max_logged_values, 0, 100_000)
         _whole("layer_interval", self.layer_interval, 0, 1_000_000)
+        _whole("gradient_histogram_interval", self.gradient_histogram_interval, 0, 1_000_000)
         _whole("max_layers", self.max_layers, 1, 10_000)
         _number("linger", self.linger, 0, 3600)
         _number("gpu_interval", self.gpu_interval, 0.5, 3600)
@@ -237,6 +241,7 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "layer_interval": (int, "a whole number"),
     "layer_grouping": (str, f"one of {', '.join(LAYER_GROUPINGS)}"),
     "max_layers": (int, "a whole number"),
+    "gradient_histogram_interval": (int, "a whole number"),
     "linger": (float, "a number"),
     "strict": (_flag, "1, true, yes, 0, false or no"),
 }

@@ -19,6 +19,7 @@ from training_exporter.catalog import (
     STEP_PHASE,
 )
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.layers.magnitudes import MagnitudeTotals
 from training_exporter.layers.shown import LayerBoard
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
@@ -98,15 +99,17 @@ class StatusBoard:
         gpus: returns what is known of the GPUs at the moment, and never waits for their driver.
         memory: torch's allocator at the last step, a reading for each CUDA device in use.
         layers: the last pass over the layers of the model.
+        magnitudes: how large the values in the gradients were.
     """
 
-    __slots__ = ("__weakref__", "gpus", "layers", "memory", "status")
+    __slots__ = ("__weakref__", "gpus", "layers", "magnitudes", "memory", "status")
 
     def __init__(self, status: RunStatus) -> None:
         self.status = status
         self.gpus: Callable[[], GpuReadings] = GpuReadings
         self.memory: tuple[AllocatorReading, ...] = ()
         self.layers = LayerBoard()
+        self.magnitudes = MagnitudeTotals()
 
 
 class ExporterHealth:

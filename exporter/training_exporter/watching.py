@@ -17,6 +17,7 @@ from training_exporter.boundary import StepBoundary
 from training_exporter.config import ExporterConfig
 from training_exporter.detectors.base import Detector
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.layers.magnitudes import Magnitudes
 from training_exporter.layers.shown import LayerBoard, LayerState
 from training_exporter.lifecycle.last_words import conclude
 from training_exporter.monitor import TrainingMonitor
@@ -221,6 +222,10 @@ class RunWatch:
         if state is not None:
             self._board.layers.state = state
         self.health.dropped_layer_passes += dropped
+
+    def observe_magnitudes(self, found: Magnitudes) -> None:
+        """Take in how large the values in the gradients were at a step. Never raises."""
+        self._board.magnitudes = self._board.magnitudes.plus(found)
 
     def observe_compute(self, seconds: Mapping[str, float]) -> None:
         """Take in where the device's time in a step went: seconds by catalog.COMPUTE_PHASES, some

@@ -25,6 +25,7 @@ from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
 from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
 from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
+from training_exporter.layers.magnitudes import Magnitudes, MagnitudeTotals
 from training_exporter.layers.readings import ParameterNorms, ParameterTable
 from training_exporter.layers.shown import FirstNonFinite, LayerBoard, LayerState, LayerView
 from training_exporter.monitor import TrainingMonitor
@@ -123,6 +124,12 @@ def scripted_layers(*shards: bool) -> LayerView | None:
     return board.view()
 
 
+def scripted_magnitudes() -> MagnitudeTotals:
+    """A pass over 64 values: a zero, NaN, and one of each power of two."""
+    counts = (2, *[1] * 61)
+    return MagnitudeTotals().plus(Magnitudes(counts, 2.0**21, 64, 1, 15, 11, 1))
+
+
 def scripted_registry(*, sharded: bool = False) -> CollectorRegistry:
     monitor, health = scripted_monitor(), ExporterHealth()
     status = RunStatus(
@@ -147,7 +154,9 @@ def scripted_registry(*, sharded: bool = False) -> CollectorRegistry:
     collectors = {
         "training": TrainingCollector(lambda: status, lambda: monitor.snapshot),
         "layers": LayerCollector(
-            lambda: status.labels, lambda: scripted_layers(False, False, sharded)
+            lambda: status.labels,
+            lambda: scripted_layers(False, False, sharded),
+            scripted_magnitudes,
         ),
         "gpu": GpuCollector(lambda: status.labels, scripted_gpus),
         "cuda_memory": CudaMemoryCollector(lambda: status.labels, lambda: (ALLOCATOR,)),

@@ -25,9 +25,9 @@ def test_the_exporters_methods() -> None:
         "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
         "evaluating", "finish", "gpu_readings", "identify", "memory", "observe",
         "observe_compute", "observe_evaluation", "observe_gradients", "observe_layers",
-        "observe_logged", "observe_memory", "observe_report", "paused", "port", "saving",
-        "set_nan_filter", "set_peak_flops", "set_state", "snapshot", "start", "status", "step",
-        "url", "watch_model",
+        "observe_logged", "observe_magnitudes", "observe_memory", "observe_report",
+        "paused", "port", "saving", "set_nan_filter", "set_peak_flops", "set_state",
+        "snapshot", "start", "status", "step", "url", "watch_model",
     }  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def test_the_settings() -> None:
         "run", "rank", "serve", "address", "port", "port_tries", "profile", "detectors",
         "ema_beta", "max_logged_values", "gpu_metrics", "gpus", "gpu_interval", "gpu_pcie",
         "peak_flops", "layer_interval", "layer_grouping", "max_layers",
+        "gradient_histogram_interval",
         "forensics", "forensics_dir", "forensics_quiet_steps", "forensics_hooks",
         "linger", "strict",
     ]  # fmt: skip
@@ -74,6 +75,8 @@ def test_the_metric_names() -> None:
         training_layer_grad_shard_squares training_layer_param_shard_squares
         training_worst_layer_grad_norm training_first_non_finite_layer_step
         training_layer_step training_layers_folded
+        training_gradient_magnitude training_gradient_zero_ratio
+        training_gradient_underflow_ratio training_gradient_subnormal_ratio
         training_anomalies_total training_anomaly_active
         training_anomaly_last_step training_anomaly_last_timestamp_seconds
         training_anomaly_last_value training_anomaly_last_threshold

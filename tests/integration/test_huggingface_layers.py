@@ -169,3 +169,42 @@ def test_the_loss_scale_is_taken_out(
     assert not any(exporter.health.errors.values())
     for scaled_view, view in zip(exporter.views, plain.views, strict=True):
         assert scaled_view.reading.grad_norm == pytest.approx(view.reading.grad_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize(("clip", "layer_interval"), [(0.0, 0), (0.1, 1)])
+def test_values_by_magnitude(
+    clip: float, layer_interval: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value is counted, on due steps, before the clipping and without the loss scale; with or
+    without passes over the layers."""
+    pages = []
+    for scaled in (False, True):
+        exporter = LayerRecorder(layer_interval=layer_interval, gradient_histogram_interval=3)
+        scaling = Scaled(monkeypatch)
+        trainer = make_trainer(tmp_path, PrometheusCallback(exporter), max_grad_norm=clip)
+        if scaled:
+            trainer.add_callback(scaling)
+            scaling.prepare(trainer)
+        trainer.train()
+        assert not any(exporter.health.errors.values())
+        pages.append(exporter)
+    plain, scaled_page = pages
+    number = sum(parameter.numel() for parameter in trainer.model.parameters())
+    name = "training_gradient_magnitude"
+
+    assert [page.value(f"{name}_count") for page in pages] == [2 * number] * 2  # steps 1 and 4
+    sums = [page.value(f"{name}_sum") for page in pages]
+    assert sums[1] == pytest.approx(sums[0], rel=1e-3)
+    assert (plain.value("training_gradient_subnormal_ratio") or 0.0) > 2 * (
+        scaled_page.value("training_gradient_subnormal_ratio") or 0.0
+    )
+
+
+def test_values_are_not_counted_by_default(tmp_path: Path) -> None:
+    """Nothing is made for it, and nothing shown."""
+    exporter = LayerRecorder()
+    callback = PrometheusCallback(exporter)
+    make_trainer(tmp_path, callback).train()
+
+    assert callback._layers._magnitudes is None
+    assert exporter.value("training_gradient_zero_ratio") is None

@@ -43,6 +43,7 @@ def test_defaults_are_valid() -> None:
         ("layer_interval", 2.5, "0 to 1000000"),
         ("layer_interval", True, "0 to 1000000"),
         ("max_layers", 0, "1 to 10000"),
+        ("gradient_histogram_interval", -1, "0 to 1000000"),
         ("layer_grouping", "tensor", "auto, block, module, parameter"),
         ("layer_grouping", None, "auto, block, module, parameter"),
         ("gpu_interval", 0.1, "0.5 to 3600"),
@@ -85,6 +86,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
             "TRAINING_EXPORTER_LAYER_INTERVAL": "1",
             "TRAINING_EXPORTER_LAYER_GROUPING": "block",
             "TRAINING_EXPORTER_MAX_LAYERS": "32",
+            "TRAINING_EXPORTER_GRADIENT_HISTOGRAM_INTERVAL": "100",
             "TRAINING_EXPORTER_STRICT": "1",
         }
     )
@@ -95,7 +97,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         detectors={"loss_spike": {"gamma": 1.5}, "loss_plateau": {"patience": 7}},
         ema_beta=0.9, max_logged_values=10, gpu_metrics=False, gpus="0, GPU-5f3c", gpu_interval=2.5,
         gpu_pcie=True, peak_flops=989.4e12, layer_interval=1, layer_grouping="block", max_layers=32,
-        strict=True,
+        gradient_histogram_interval=100, strict=True,
     )  # fmt: skip
 
 

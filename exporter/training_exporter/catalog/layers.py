@@ -87,3 +87,32 @@ LAYERS_FOLDED = Metric(
     "Layers without a name of their own, which are together in the layer `other`.",
     section=_LAYERS,
 )
+
+# Gradient magnitudes
+_MAGNITUDES = "Gradient magnitudes"
+GRADIENT_MAGNITUDE = Metric(
+    "training_gradient_magnitude",
+    "histogram",
+    "Magnitudes of the finite values in the gradients on this process, before clipping and without "
+    "the loss scale, at all passes of `gradient_histogram_interval`.",
+    section=_MAGNITUDES,
+)
+GRADIENT_ZERO_RATIO = Metric(
+    "training_gradient_zero_ratio",
+    "gauge",
+    "Share of the values in the gradients that were 0 at the last pass.",
+    section=_MAGNITUDES,
+)
+GRADIENT_UNDERFLOW_RATIO = Metric(
+    "training_gradient_underflow_ratio",
+    "gauge",
+    "Share of the values, with the loss scale, that were not 0 and that fp16 would round to 0.",
+    section=_MAGNITUDES,
+)
+GRADIENT_SUBNORMAL_RATIO = Metric(
+    "training_gradient_subnormal_ratio",
+    "gauge",
+    "Share of the values, with the loss scale, that fp16 can hold only as subnormal numbers, with "
+    "fewer digits.",
+    section=_MAGNITUDES,
+)

@@ -26,7 +26,7 @@ def collectors_of(
 
     collectors = {
         "training": TrainingCollector(lambda: board.status, lambda: monitor.snapshot),
-        "layers": LayerCollector(labels, lambda: board.layers.view()),
+        "layers": LayerCollector(labels, lambda: board.layers.view(), lambda: board.magnitudes),
         "gpu": GpuCollector(labels, lambda: board.gpus()),
         "cuda_memory": CudaMemoryCollector(labels, lambda: board.memory),
         "exporter": OwnCollector(labels, health),

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from training_exporter import catalog
 from training_exporter.collectors.families import Families, empty_family
+from training_exporter.layers.magnitudes import BOUNDS, MagnitudeTotals
 from training_exporter.layers.readings import LayerReading
 from training_exporter.layers.shown import LayerView
 
@@ -20,35 +21,59 @@ class LayerCollector(Collector):
     Args:
         labels: returns the common labels.
         view: returns the last pass by layer.
+        magnitudes: returns how large the values in the gradients were.
     """
 
     def __init__(
-        self, labels: Callable[[], Mapping[str, str]], view: Callable[[], LayerView | None]
+        self,
+        labels: Callable[[], Mapping[str, str]],
+        view: Callable[[], LayerView | None],
+        magnitudes: Callable[[], MagnitudeTotals] = MagnitudeTotals,
     ) -> None:
         self._labels = labels
         self._view = view
+        self._magnitudes = magnitudes
 
     def describe(self) -> Iterator[Family]:
         return map(empty_family, catalog.LAYER_METRICS)
 
     def collect(self) -> Iterator[Family]:
         build, view = Families(self._labels()), self._view()
-        if view is None:
-            return
-        reading = view.reading
-        yield from build.one(catalog.LAYER_STEP, reading.step)
-        yield from build.one(catalog.LAYERS_FOLDED, reading.folded)
-        yield from _norms(build, reading)
-        for metric, values in (
-            (catalog.LAYER_UPDATE_RATIO, reading.update_ratio),
-            (catalog.LAYER_GRAD_TO_PARAM_RATIO, reading.grad_to_param_ratio),
-            (catalog.LAYER_NON_FINITE, view.non_finite),
-        ):
-            yield from build.by_label(metric, _named(reading, values))
-        yield from _worst(build, reading)
-        if view.first is not None:
-            first = view.first
-            yield from build.one(catalog.FIRST_NON_FINITE_LAYER_STEP, first.step, layer=first.layer)
+        if view is not None:
+            yield from _layers(build, view)
+        yield from _sizes(build, self._magnitudes())
+
+
+def _layers(build: Families, view: LayerView) -> Iterator[Family]:
+    reading = view.reading
+    yield from build.one(catalog.LAYER_STEP, reading.step)
+    yield from build.one(catalog.LAYERS_FOLDED, reading.folded)
+    yield from _norms(build, reading)
+    for metric, values in (
+        (catalog.LAYER_UPDATE_RATIO, reading.update_ratio),
+        (catalog.LAYER_GRAD_TO_PARAM_RATIO, reading.grad_to_param_ratio),
+        (catalog.LAYER_NON_FINITE, view.non_finite),
+    ):
+        yield from build.by_label(metric, _named(reading, values))
+    yield from _worst(build, reading)
+    if view.first is not None:
+        first = view.first
+        yield from build.one(catalog.FIRST_NON_FINITE_LAYER_STEP, first.step, layer=first.layer)
+
+
+def _sizes(build: Families, totals: MagnitudeTotals) -> Iterator[Family]:
+    """Of the gradients' values."""
+    last = totals.last
+    if last is None:
+        return
+    if any(totals.counts):
+        yield from build.histogram(catalog.GRADIENT_MAGNITUDE, BOUNDS, totals.counts, totals.sum)
+    for metric, values in (
+        (catalog.GRADIENT_ZERO_RATIO, last.zeros),
+        (catalog.GRADIENT_UNDERFLOW_RATIO, last.flushed),
+        (catalog.GRADIENT_SUBNORMAL_RATIO, last.subnormal),
+    ):
+        yield from build.one(metric, values / last.values)
 
 
 def _norms(build: Families, reading: LayerReading) -> Iterator[Family]:

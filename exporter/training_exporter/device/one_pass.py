@@ -53,6 +53,9 @@ class Sheet:
         self.vectors.release(self.slot)
 
 
+Sheets = dict[torch.device, Sheet]
+
+
 class OnePass:
     """One pass, from reading the gradients until all of it is on the host."""
 
@@ -69,7 +72,7 @@ class OnePass:
         self._unread: set[int] = set()
 
     def read(self, loss_scale: object) -> None:
-        self._read_scale(loss_scale)
+        write_scale(loss_scale, self._scale, self.sheets)
         for group in self._index.groups:
             self._read_group(group, self.sheets[group.device])
 
@@ -86,24 +89,6 @@ class OnePass:
         if group.sample is not None:
             group.sample.take(group.sampled_weights())
 
-    def _read_scale(self, scale: object) -> None:
-        if scale is None:
-            return
-        if not isinstance(scale, torch.Tensor):
-            self._scale[0] = float(scale)  # type: ignore[arg-type]
-            return
-        self._scale[0] = None
-        tensor, sheet = single(scale), self.sheets.get(scale.device)
-        if tensor is None:
-            return
-        if sheet is None and tensor.is_cpu:
-            self._scale[0] = read(tensor)  # a copy of it to the device may wait
-            return
-        others = (sheet for sheet in self.sheets.values() if sheet.vectors is not None)
-        sheet = sheet or next(others, None)
-        if sheet is not None:
-            sheet.write(self._scale, (0,), (tensor,))
-
     def read_changes(self) -> None:
         if not self._full:
             return
@@ -117,26 +102,15 @@ class OnePass:
                 start += norms.numel()
 
     def send(self) -> None:
-        for sheet in self.sheets.values():
-            if sheet.vectors is not None:
-                sheet.vectors.send(sheet.slot)
+        send(self.sheets)
 
     def arrived(self, *, wait: bool) -> bool:
         """Whether all of it is on the host."""
-        for sheet in self.sheets.values():
-            if sheet.vectors is None:
-                continue
-            if wait:
-                sheet.vectors.wait(sheet.slot)
-            elif not sheet.vectors.arrived(sheet.slot):
-                return False
-        return True
+        return arrived(self.sheets, wait=wait)
 
     def release(self) -> None:
         """Give the rows back unsent."""
-        for sheet in self.sheets.values():
-            if sheet.vectors is not None:
-                sheet.vectors.release(sheet.slot)
+        release(self.sheets)
 
     def finish(self, before: ParameterNorms | None) -> ParameterNorms:
         """What was found. Valid only once it has arrived.
@@ -157,6 +131,57 @@ class OnePass:
             self._step, self._index.table, gradients, self._weights, self._changes, self._step,
             unread,
         )  # fmt: skip
+
+
+def write_scale(scale: object, into: _Values, sheets: Sheets) -> None:
+    """Put a loss scale into a list of one, at once or with the sheets; None if it cannot be had.
+    Without one the list stays as it is.
+
+    Raises:
+        TypeError, ValueError: neither a number nor a tensor with one element.
+    """
+    if scale is None:
+        return
+    if not isinstance(scale, torch.Tensor):
+        into[0] = float(scale)  # type: ignore[arg-type]
+        return
+    into[0] = None
+    tensor, sheet = single(scale), sheets.get(scale.device)
+    if tensor is None:
+        return
+    if sheet is None and tensor.is_cpu:
+        into[0] = read(tensor)  # a copy of it to the device may wait
+        return
+    others = (sheet for sheet in sheets.values() if sheet.vectors is not None)
+    sheet = sheet or next(others, None)
+    if sheet is not None:
+        sheet.write(into, (0,), (tensor,))
+
+
+def send(sheets: Sheets) -> None:
+    """Start their way to the host."""
+    for sheet in sheets.values():
+        if sheet.vectors is not None:
+            sheet.vectors.send(sheet.slot)
+
+
+def arrived(sheets: Sheets, *, wait: bool) -> bool:
+    """Whether all of them are on the host."""
+    for sheet in sheets.values():
+        if sheet.vectors is None:
+            continue
+        if wait:
+            sheet.vectors.wait(sheet.slot)
+        elif not sheet.vectors.arrived(sheet.slot):
+            return False
+    return True
+
+
+def release(sheets: Sheets) -> None:
+    """Give their rows back unsent."""
+    for sheet in sheets.values():
+        if sheet.vectors is not None:
+            sheet.vectors.release(sheet.slot)
 
 
 def _put(values: Iterable[float], places: Sequence[int], into: _Values) -> None:

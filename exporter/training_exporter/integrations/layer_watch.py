@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from training_exporter.config import ExporterConfig
+from training_exporter.integrations.magnitude_watch import MagnitudeWatch
 from training_exporter.integrations.optimizer import loss_scale
+from training_exporter.layers.magnitudes import Magnitudes
 from training_exporter.layers.readings import LayerReader, LayerReading, ParameterNorms
 from training_exporter.layers.shown import FirstNonFinite, LayerState
 from training_exporter.snapshot import Snapshot
@@ -34,9 +36,12 @@ class LayerWatcher(Protocol):
 
     def observe_layers(self, state: LayerState | None, /, *, dropped: int) -> object: ...
 
+    def observe_magnitudes(self, found: Magnitudes, /) -> object: ...
+
 
 class LayerWatch:
-    """Runs a pass over the layers on the first step, and then every `layer_interval` steps.
+    """Runs a pass over the layers on the first step, and then every `layer_interval` steps; and
+    one over the gradients' values every `gradient_histogram_interval` steps.
 
     `begin_step`, then `before_clipping` when all gradients of the step are there, `after_step` when
     the optimiser has done its step, and `collect` on every step. All from the training's thread.
@@ -61,6 +66,8 @@ class LayerWatch:
         # Not the one that draws pages: that one has a lock.
         self._reader = LayerReader(grouping=config.layer_grouping, most=config.max_layers)
         self._new_pass = new_pass or _layer_pass
+        every = config.gradient_histogram_interval
+        self._magnitudes = MagnitudeWatch(watcher, every) if every else None
         self._refused = ""
         self._non_finite: Counter[str] = Counter()
         self._first: FirstNonFinite | None = None
@@ -69,6 +76,11 @@ class LayerWatch:
 
     def discard(self) -> None:
         """Forget the model and the steps so far: a training begins, or goes on elsewhere."""
+        self._forget()
+        if self._magnitudes is not None:
+            self._magnitudes.discard()
+
+    def _forget(self) -> None:
         self._model: Any = None
         self._passes: LayerPass | None = None
         self._dropped = 0
@@ -88,6 +100,8 @@ class LayerWatch:
             model: the one that is trained; None when that is not known.
             optimizer: what does the steps; a gradient scaler in its `scaler` is taken into account.
         """
+        if self._magnitudes is not None:
+            self._magnitudes.begin_step(step, model, optimizer)
         if not self._interval or step == self._step or model is None:
             return
         if model is not self._model or step < (self._step or 0):
@@ -101,6 +115,8 @@ class LayerWatch:
             self._due, self._next = False, self._step + self._interval
             self._reading = True
             self._passes.before_clipping(self._step, loss_scale(self._scaler))
+        if self._magnitudes is not None:
+            self._magnitudes.before_clipping()
 
     def after_step(self) -> None:
         """The optimiser has done its step."""
@@ -110,6 +126,8 @@ class LayerWatch:
 
     def renumber(self, assumed: int, step: int) -> None:
         """The step that began with one number, if it did, has another after all."""
+        if self._magnitudes is not None:
+            self._magnitudes.renumber(assumed, step)
         if self._step != assumed or step == assumed:
             return
         self._numbers[assumed] = step
@@ -129,6 +147,8 @@ class LayerWatch:
         Args:
             wait: wait for all of it, which is for the end of training only.
         """
+        if self._magnitudes is not None:
+            self._magnitudes.collect(wait=wait)
         if self._passes is None:
             return
         self._waiting.extend(map(self._numbered, self._passes.collect(wait=wait)))
@@ -158,7 +178,7 @@ class LayerWatch:
     def _start(self, model: Any, optimizer: object) -> None:
         from training_exporter.device.layers import reason_against
 
-        self.discard()
+        self._forget()
         self._model = model
         reason = reason_against(model.named_parameters(), optimizer)
         if not reason:

@@ -9,6 +9,7 @@ from threading import Thread
 from prometheus_client import CollectorRegistry
 
 from training_exporter.collectors.layers import LayerCollector
+from training_exporter.layers.magnitudes import Magnitudes, MagnitudeTotals
 from training_exporter.layers.readings import ParameterNorms, ParameterTable
 from training_exporter.layers.shown import FirstNonFinite, LayerBoard, LayerState
 
@@ -104,6 +105,35 @@ def test_layers_beyond_the_limit() -> None:
         "embed": 3.0, "L0.up": 4.0, "other": 10.0,
     }  # fmt: skip
     assert series(registry, "training_layers_folded") == {"": 2.0}
+
+
+def test_magnitudes() -> None:
+    """A histogram over all passes, shares of the last one; also without a pass over layers."""
+    totals = MagnitudeTotals()
+    registry = CollectorRegistry()
+    registry.register(LayerCollector(lambda: COMMON, lambda: None, lambda: totals))
+    assert list(registry.collect()) == []
+
+    counts = (3, *[0] * 60, 1)
+    totals = totals.plus(
+        Magnitudes(counts, 2.0**21, 8, zeros=2, flushed=1, subnormal=4, non_finite=4)
+    )
+    totals = totals.plus(
+        Magnitudes(counts, 2.0**21, 4, zeros=1, flushed=0, subnormal=3, non_finite=0)
+    )
+    totals = totals.plus(Magnitudes(None, 0.0, 0, 0, 0, 0, 0))
+
+    name = "training_gradient_magnitude"
+    value = registry.get_sample_value
+    assert value(f"{name}_bucket", {**COMMON, "le": str(2.0**-40)}) == 6
+    assert value(f"{name}_bucket", {**COMMON, "le": "1048576.0"}) == 6
+    assert value(f"{name}_bucket", {**COMMON, "le": "+Inf"}) == 8
+    assert value(f"{name}_count", COMMON) == 8
+    assert value(f"{name}_sum", COMMON) == 2.0**22
+    shares = [
+        value(f"training_gradient_{of}_ratio", COMMON) for of in ("zero", "underflow", "subnormal")
+    ]
+    assert shares == [0.25, 0.0, 0.75]
 
 
 def test_a_pass_is_grouped_once() -> None:

@@ -98,3 +98,25 @@ def test_no_layers_of_a_model_that_is_not_named() -> None:
 
     value = exporter.registry.get_sample_value("training_layer_step", exporter.status.labels)
     assert value is None
+
+
+def test_values_by_magnitude_of_a_loop() -> None:
+    """On the first step and at intervals, whatever number a step turns out to have."""
+    exporter, model, optimizer = watched_loop(gradient_histogram_interval=2)
+    counts = []
+    for step in (501, 502, 503, 504):
+        model.weight.grad = torch.tensor([[3.0, 0.0]])
+        exporter.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        exporter.step(loss=1.0, step=step)
+        labels = {**exporter.status.labels, "le": "4.0"}
+        counts.append(
+            exporter.registry.get_sample_value("training_gradient_magnitude_bucket", labels)
+        )
+
+    assert counts == [2, 2, 4, 4]
+    assert (
+        exporter.registry.get_sample_value("training_gradient_zero_ratio", exporter.status.labels)
+        == 0.5
+    )
+    assert not any(exporter.health.errors.values())
