@@ -51,7 +51,7 @@ class ExporterConfig:
         peak_flops: dense FLOP/s of one GPU at the precision of the run, for the share of it that
             is used. None takes it from a table of GPUs.
         forensics: look into the first NaN or Inf, and write a report on it; see docs/forensics.md.
-        forensics_dir: folder of the reports. None is `training-exporter-reports` in the Trainer's
+        forensics_dir: folder of the reports. None is `_training-exporter-reports` in the Trainer's
             output folder, or else in the working directory.
         forensics_quiet_steps: steps after a report in which there is no other of its sort.
         forensics_hooks: look at the output of every module in every forward pass of the Trainer,

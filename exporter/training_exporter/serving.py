@@ -200,8 +200,11 @@ def _say_last_words_at_exit() -> None:
         return
     _registered_in = process
 
+    said: list[bool] = []
+
     def at_exit() -> None:
-        if os.getpid() == process:
+        if os.getpid() == process and not said:  # multiprocessing calls it in the main process too
+            said.append(True)
             Serving.last_words()
 
     atexit.register(at_exit)

@@ -207,3 +207,16 @@ until_told()
         process.wait(10)
 
     assert 1.5 < time.monotonic() - began < 3.5
+
+
+def test_multiprocessing_does_not_make_it_wait_twice(tmp_path: Path) -> None:
+    """Its own hook at the end of a process runs in the main process as well."""
+    end = "import multiprocessing.util\nin_a_block()"
+    process, url = start(end, tmp_path, TRAINING_EXPORTER_LINGER="1.5")
+    with process:
+        scrape(url)
+        began = time.monotonic()
+        go_on(tmp_path)
+        process.wait(10)
+
+    assert 1.0 < time.monotonic() - began < 2.7

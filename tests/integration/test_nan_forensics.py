@@ -155,7 +155,7 @@ def test_a_training_that_breaks_is_explained(
 
     trainer, exporter = watched(tmp_path, scene)
 
-    folder = Path(str(trainer.args.output_dir)) / "training-exporter-reports"
+    folder = Path(str(trainer.args.output_dir)) / "_training-exporter-reports"
     [found] = reports_in(folder)
     assert (found.step, found.source, likely_causes(found)[0].name) == (BROKEN, source, cause)
     assert [row.step for row in found.steps] == list(range(1, BROKEN + 1))

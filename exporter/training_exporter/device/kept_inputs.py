@@ -111,7 +111,9 @@ class KeptInputs:
             if len(current.tensors) == _MOST_TENSORS:
                 current.let_go(f"it has more than {_MOST_TENSORS} tensors")
                 return
-            current.tensors.append(_Kept(current.micro_batches, name, tensor, _version(tensor)))
+            # Without its graph, which would keep activations and weights alive.
+            kept = tensor.detach() if tensor.requires_grad else tensor
+            current.tensors.append(_Kept(current.micro_batches, name, kept, _version(tensor)))
             current.bytes += _bytes_held(tensor)
         if current.bytes > self._most_bytes:
             current.let_go(
@@ -172,6 +174,6 @@ def _bytes_held(tensor: torch.Tensor) -> int:
     """Bytes of device memory that the reference keeps from being used again."""
     if _in_host_memory(tensor) or tensor.is_meta:
         return 0
-    if type(tensor) is not torch.Tensor:
-        return tensor.numel() * tensor.element_size()  # a wrapper has no storage of its own
+    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
+        return tensor.numel() * tensor.element_size()  # it has no storage of its own
     return tensor.untyped_storage().nbytes()

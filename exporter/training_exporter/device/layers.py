@@ -126,12 +126,12 @@ class LayerPass:
 
     def _current_index(self) -> Index:
         if self._index is None or self._index.outdated():
-            self._until_full = 0
-            self._index = Index(self._model.named_parameters(), self._sample)
+            index = Index(self._model.named_parameters(), self._sample)
             self._vectors = {
-                device: self._open_vectors(device, self._slots, 3 * self._index.width(device) + 1)
-                for device in dict.fromkeys(group.device for group in self._index.groups)
+                device: self._open_vectors(device, self._slots, 3 * index.width(device) + 1)
+                for device in dict.fromkeys(group.device for group in index.groups)
             }
+            self._index, self._until_full = index, 0  # only now, as there may be no memory for it
         return self._index
 
     def _give_rows(self, started: OnePass) -> bool:

@@ -16,7 +16,8 @@ from zlib import crc32
 from training_exporter.forensics.jsonform import ReportError, from_json, to_json
 from training_exporter.forensics.report import Report
 
-DIRECTORY: Final = "training-exporter-reports"
+DIRECTORY: Final = "_training-exporter-reports"
+"""The Trainer's upload to a hub leaves out what begins so."""
 MOST_FILES: Final = 200
 MOST_BYTES: Final = 64 << 20
 READABLE_BYTES: Final = 16 << 20

@@ -81,7 +81,7 @@ class NonFiniteWatch:
 
     def observe(self, signals: StepSignals) -> Event | None:
         """Take in a step; the event, when a report on it is due."""
-        if signals.step <= self._last_step:  # gone back to a checkpoint: another history
+        if signals.step < self._last_step:  # gone back to a checkpoint: another history
             self._recent.clear()
             self._reported.clear()
         self._last_step = signals.step

@@ -77,6 +77,7 @@ class LayerWatch:
     def discard(self) -> None:
         """Forget the model and the steps so far: a training begins, or goes on elsewhere."""
         self._forget()
+        self._first, self._finite = None, True
         if self._magnitudes is not None:
             self._magnitudes.discard()
 
@@ -128,7 +129,10 @@ class LayerWatch:
         """The step that began with one number, if it did, has another after all."""
         if self._magnitudes is not None:
             self._magnitudes.renumber(assumed, step)
-        if self._step != assumed or step == assumed:
+        if self._step != assumed:
+            return
+        self._numbers.pop(assumed, None)  # a number may come again, as in loops that count by epoch
+        if step == assumed:
             return
         self._numbers[assumed] = step
         if len(self._numbers) > _NUMBERS:
@@ -230,10 +234,14 @@ class LayerWatch:
         begun = last - streak + 1 if streak else reading.step
         if layer is None or begun < reading.step or last < reading.step - 1:
             return None
-        logger.warning(
+        # A gradient scaler finds its scale by overflows, which are no news.
+        level = logging.WARNING if self._scaler is None else logging.INFO
+        logger.log(
+            level,
             "non-finite gradients at step %d; the backward pass met them first in the layer %s",
-            reading.step, layer,
-        )  # fmt: skip
+            reading.step,
+            layer,
+        )
         return FirstNonFinite(layer, reading.step)
 
 

@@ -158,7 +158,7 @@ class NanWatch:
 
     def discard(self) -> None:
         """Forget what came since the last closed step."""
-        self._broken = False
+        self._broken, self._looked = False, 0
         if self._inspector is not None:
             self._inspector.discard()
 

@@ -162,16 +162,16 @@ class TorchLoop:
         model, a report on a NaN tells whether they were finite. Called after `backward` and before
         clipping it tells most; see docs/forensics.md.
         """
-        if inputs is not None:
-            self._nans.keep(inputs)
         self._recorder.add_loss(loss)
         self._recorder.add_tokens(tokens)
         self._recorder.add_samples(samples)
+        if inputs is not None:
+            self._nans.keep(inputs)
         self._nans.add_loss(loss)
 
     def watch_model(self, model: nn.Module) -> None:
         """The model whose layers are looked at before clipping, and whose weights in a report on a
-        NaN."""
+        NaN. It is kept until `finish`."""
         self._model = model
         self._nans.watch_model(model)
 
@@ -216,7 +216,8 @@ class TorchLoop:
         if hasattr(given, "named_parameters"):
             self._nans.watch_model(given)
         self._nans.before_clipping()
-        self._look_at_layers()
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._look_at_layers()
         norm = global_norm(given.parameters() if hasattr(given, "parameters") else given)
         self._see_norm(norm, clipped=False)
 

@@ -190,3 +190,23 @@ def test_bounds_must_make_sense(bounds: dict[str, int]) -> None:
     """The message names both."""
     with pytest.raises(ValueError, match="most_bytes must be at least 0 and most_steps"):
         KeptInputs(**bounds)
+
+
+def test_a_graph_is_not_kept() -> None:
+    """Embeddings that require gradients would keep the weights and activations behind them."""
+    keeper, layer = KeptInputs(), torch.nn.Linear(4, 4)
+    weight = ref(layer.weight)
+    keeper.keep({"embeddings": layer(torch.ones(2, 4))})
+    del layer
+    gc.collect()
+
+    assert weight() is None
+    assert [name for name, _ in keeper.current().named()] == ["embeddings"]
+
+
+def test_a_sparse_tensor_is_kept_too(on_device: None) -> None:
+    """It has no storage whose bytes could be asked for."""
+    keeper = KeptInputs()
+    keeper.keep({"edges": torch.eye(3).to_sparse()})
+
+    assert [name for name, _ in keeper.current().named()] == ["edges"]

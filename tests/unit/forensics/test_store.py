@@ -165,8 +165,8 @@ def test_bounds_must_allow_something(tmp_path: Path) -> None:
 
 def test_the_default_is_beside_what_the_trainer_writes() -> None:
     """Without an output directory the working directory."""
-    assert default_directory("out") == Path("out/training-exporter-reports")
-    assert default_directory() == default_directory("") == Path("training-exporter-reports")
+    assert default_directory("out") == Path("out/_training-exporter-reports")
+    assert default_directory() == default_directory("") == Path("_training-exporter-reports")
 
 
 def test_what_cannot_be_read_is_one_line_with_the_files_name(tmp_path: Path) -> None:

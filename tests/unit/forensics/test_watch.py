@@ -164,3 +164,12 @@ def test_weights_that_the_step_before_broke_are_the_source() -> None:
     assert report(signals(0, grad_norm=nan), findings=seen).source == SOURCE_PARAMETERS
     assert report(signals(0, grad_norm=nan, skipped=True), findings=seen).source == SOURCE_LOSS
     assert report(signals(0, grad_norm=inf, loss_scale=8.0), findings=seen).source == SOURCE_LOSS
+
+
+def test_a_step_number_that_comes_again_does_not_end_the_silence() -> None:
+    """As in a loop that gives the same number until the optimiser really steps."""
+    watch = NonFiniteWatch()
+
+    assert [watch.observe(signals(7, loss=nan)) is not None for _ in range(4)] == [
+        True, False, False, False,
+    ]  # fmt: skip

@@ -272,3 +272,16 @@ def test_a_step_that_turns_out_to_have_another_number() -> None:
 
     assert run.watcher.states[0].norms.step == 1001
     assert run.began == [1, 1003]
+
+
+def test_another_training_does_not_inherit_the_first_non_finite_layer() -> None:
+    """The same callback may train twice."""
+    run = Run()
+    run.step(1)
+    run.passes[-1].find(1, (1.0, nan, nan))
+    run.watch.collect()
+    assert run.watch.first_layer(1) is not None
+
+    run.watch.discard()
+
+    assert run.watch.first_layer(1) is None

@@ -194,7 +194,7 @@ def test_reports_go_into_the_working_directory(
     monkeypatch.chdir(tmp_path / "elsewhere")
     exporter.step(loss=nan)
 
-    assert len(reports_in(tmp_path / "training-exporter-reports")) == 1
+    assert len(reports_in(tmp_path / "_training-exporter-reports")) == 1
 
 
 class ForSequenceClassification:
