@@ -243,7 +243,8 @@ def listens_on_loopback_only(stack: Stack) -> bool:
 
 def test_the_end_of_the_demo_is_not_the_end(start: Start) -> None:
     """Who makes it crash wants the message; then SIGTERM ends the rest, and nothing is left."""
-    crash = ("--fault", "crash@60", "--steps", "100")
+    # Late enough to be scraped before, which a Prometheus begins some seconds after its start.
+    crash = ("--fault", "crash@260", "--steps", "300")
     with ChatServer() as chat, start(*crash, SLACK_WEBHOOK_URL=chat.slack_url) as stack:
         stack.until(lambda: "The demo ended with exit code 1" in stack.output)
         chat.wait(lambda messages: any("TrainingCrashed" in m.title for m in messages), timeout=30)
