@@ -76,8 +76,11 @@ class LayerWatch:
 
     def discard(self) -> None:
         """Forget the model and the steps so far: a training begins, or goes on elsewhere."""
-        self._forget()
         self._first, self._finite = None, True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._forget()
         if self._magnitudes is not None:
             self._magnitudes.discard()
 
@@ -169,7 +172,7 @@ class LayerWatch:
             self._watcher.observe_layers(None, dropped=dropped)
 
     def finish(self, error: BaseException | None) -> None:
-        """The training is over.
+        """The training is over. Where gradients stopped being finite stays known for the report.
 
         Args:
             error: what ended it. After one the device may hang, so nothing is waited for.
@@ -177,7 +180,7 @@ class LayerWatch:
         try:
             self.collect(wait=error is None)
         finally:
-            self.discard()
+            self._let_go()
 
     def _start(self, model: Any, optimizer: object) -> None:
         from training_exporter.device.layers import reason_against

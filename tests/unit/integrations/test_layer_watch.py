@@ -285,3 +285,14 @@ def test_another_training_does_not_inherit_the_first_non_finite_layer() -> None:
     run.watch.discard()
 
     assert run.watch.first_layer(1) is None
+
+
+def test_the_first_non_finite_layer_is_known_after_the_end() -> None:
+    """The report on a NaN in the last steps is written last."""
+    run = Run()
+    run.step(1)
+    run.passes[-1].find(1, (1.0, nan, nan))
+
+    run.watch.finish(None)
+
+    assert run.watch.first_layer(1) is not None
