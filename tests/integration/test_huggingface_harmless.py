@@ -162,7 +162,7 @@ PLACES = (
     "_recorder.flush",
     "_recorder.discard",
     "_wrap",
-    "_report_evaluation",
+    "_evaluations._report",
     "_nans.begin_step",
     "_nans.keep",
     "_nans._inspecting",
@@ -171,7 +171,7 @@ PLACES = (
     "_nans.close_step",
     "_nans._watch.observe",
     "_nans.finish",
-    "_nans.discard",
+    "_nans.start",
     "_nans.write_below",
     "_work._effort.add",
     "_work._effort.discard",
@@ -186,7 +186,7 @@ PLACES = (
     "_work._phases.hand_on",
 )
 FUNCTIONS = (
-    "find_trainer", "learning_rates", "loss_scale", "run_name", "samples_in",
+    "find_trainer", "learning_rates", "loss_scale", "identity", "samples_in",
     "wrap_method",
 )  # fmt: skip
 

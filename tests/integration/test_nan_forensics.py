@@ -26,6 +26,7 @@ from tests.integration.tiny import (
     weights,
 )
 from tests.unit.device.late_device import LateDevice
+from tests.unit.device.mixture import late
 from training_exporter.catalog import NON_FINITE_SOURCES
 from training_exporter.device.inspection import Inspector
 from training_exporter.forensics.cause import likely_causes
@@ -109,6 +110,17 @@ class BadGradient(BadLoss):
         return (loss * 0.0).sqrt()
 
 
+class OnlyHead(Trainer):
+    """The gradient of the head's bias alone is NaN, in one step."""
+
+    calls = 0
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, *args, **kwargs)
+        self.calls += 1
+        return loss if self.calls < BROKEN else loss + model.head.bias.sum() * nan
+
+
 SCENES: dict[str, tuple[Break, str, str]] = {
     "NaN in the batch": (
         lambda: {"trainer_settings": {"data_collator": BadBatch()}},
@@ -176,14 +188,6 @@ def test_a_training_that_breaks_is_explained(
 def test_gradients_are_those_before_the_clip(tmp_path: Path) -> None:
     """Clipping spreads a NaN to all of them; a NaN of the head alone is the head's."""
 
-    class OnlyHead(Trainer):
-        calls = 0
-
-        def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-            loss = super().compute_loss(model, *args, **kwargs)
-            self.calls += 1
-            return loss if self.calls < BROKEN else loss + model.head.bias.sum() * nan
-
     exporter = RecordingExporter(forensics_dir=str(tmp_path / "reports"))
     make_trainer(
         tmp_path, PrometheusCallback(exporter), model=SmallNet(), data=Measurements(),
@@ -218,6 +222,18 @@ def test_not_again_within_the_quiet_steps(tmp_path: Path) -> None:
 
     assert [found.step for found in reports_in(tmp_path / "reports")] == [BROKEN, BROKEN + 3]
     assert exporter.value("training_non_finite_reports_total") == 2
+
+
+def test_another_training_is_not_silenced_by_the_one_before(tmp_path: Path) -> None:
+    """The same callback may train twice, and each training has its first NaN."""
+    exporter = RecordingExporter(forensics_dir=str(tmp_path / "reports"))
+    callback = PrometheusCallback(exporter)
+    for _ in range(2):
+        broken_trainer(tmp_path, callback, "the log of zero").train()
+
+    found = reports_in(tmp_path / "reports")
+    assert [one.step for one in found] == [BROKEN, BROKEN]
+    assert all(one.gradients is not None for one in found)
 
 
 def test_a_healthy_run_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -312,6 +328,8 @@ class Late:
         self.device = LateDevice()
         self.callback = PrometheusCallback(exporter)
         self.callback._recorder = self.device.recorder()
+        layers: Any = self.callback._layers
+        layers._new_pass = lambda model: late(self.device, model)
         self.nans: Any = self.callback._nans
         self.nans._inspector = Inspector(open_backend=lambda _: self.device)
         self.nans._is_broken = lambda _: False  # as for what must be waited for
@@ -334,9 +352,9 @@ def test_a_late_device_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     """The batch is still known when the NaN is; the report comes once the counts are there."""
     monkeypatch.setattr("training_exporter.device.kept_inputs._in_host_memory", lambda _: False)
     exporter = RecordingExporter(forensics_dir=str(tmp_path / "reports"))
-    late = Late(exporter)
-    advance = Advance(late.device)
-    trainer = broken_trainer(tmp_path, late.callback, "NaN in the batch")
+    behind = Late(exporter)
+    advance = Advance(behind.device)
+    trainer = broken_trainer(tmp_path, behind.callback, "NaN in the batch")
     trainer.add_callback(advance)
 
     trainer.train()
@@ -347,21 +365,58 @@ def test_a_late_device_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     assert no_errors(exporter)
 
 
+@pytest.mark.parametrize("steps_after", [0, 1])
+def test_a_nan_in_the_last_steps_of_a_late_device_has_its_first_layer(
+    steps_after: int, tmp_path: Path
+) -> None:
+    """Though step, layers and counts are all on their way when the training ends."""
+    exporter = RecordingExporter(forensics_dir=str(tmp_path / "reports"), layer_interval=1)
+    behind = Late(exporter)
+    make_trainer(
+        tmp_path, behind.callback, model=SmallNet(), data=Measurements(),
+        max_steps=BROKEN + steps_after, trainer_class=OnlyHead,
+    ).train()  # fmt: skip
+
+    [found] = reports_in(tmp_path / "reports")
+    assert (found.step, found.first_layer) == (BROKEN, "head")
+    assert exporter.value("training_first_non_finite_layer_step", layer="head") == BROKEN
+    assert no_errors(exporter)
+
+
+def test_layers_that_fail_take_nothing_else_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps are handed on and the report is written all the same; the errors are counted."""
+
+    def planted(*_: object, **__: object) -> None:
+        raise LookupError("planted")
+
+    monkeypatch.setattr("training_exporter.device.layers.LayerPass.collect", planted)
+    _, exporter = watched(
+        tmp_path, "NaN in the batch", forensics_dir=str(tmp_path / "reports"), layer_interval=1
+    )
+
+    [found] = reports_in(tmp_path / "reports")
+    assert (found.step, found.source, found.first_layer) == (BROKEN, "inputs", None)
+    assert [step.step for step in exporter.steps] == list(range(1, LAST + 1))
+    assert exporter.health.errors["step"] == LAST + 1
+
+
 def test_a_crash_with_an_open_investigation_is_written_without_waiting(tmp_path: Path) -> None:
     """The device may hang: what it did not say is a gap, and the numbers of the steps are there."""
 
     class Crashing(Trainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             if self.state.global_step == BROKEN:
-                late.device.advance(late.device.behind)  # the event is known ...
-                late.nans.hand_on(late.callback._recorder)  # ... and its counts are on their way
+                behind.device.advance(behind.device.behind)  # the event is known ...
+                behind.nans.hand_on(behind.callback._recorder)  # ... its counts are on the way
                 raise ZeroDivisionError("planted")
             return super().training_step(*args, **kwargs)
 
     exporter = RecordingExporter(forensics_dir=str(tmp_path / "reports"))
-    late = Late(exporter)
+    behind = Late(exporter)
     trainer = make_trainer(
-        tmp_path, late.callback, BadWeight(), model=SmallNet(), data=Measurements(),
+        tmp_path, behind.callback, BadWeight(), model=SmallNet(), data=Measurements(),
         max_steps=LAST, trainer_class=Crashing,
     )  # fmt: skip
 
@@ -372,7 +427,7 @@ def test_a_crash_with_an_open_investigation_is_written_without_waiting(tmp_path:
     assert found.step == BROKEN
     assert found.inputs is None
     assert {gap.what for gap in found.gaps} >= {"inputs", "parameters", "gradients"}
-    assert late.device.waits == 0
+    assert behind.device.waits == 0
     assert exporter.status.state == "crashed"
 
 

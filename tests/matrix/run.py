@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests/integration/test_trainer_versions.py on older releases of transformers.
+"""Runs the tests that hold for all supported releases of transformers on the older ones, too.
 
 Each release goes, with the few packages it needs in another version, into a folder that lies before
 the environment on the path; all else, torch and accelerate among it, is the environment's.
@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = ROOT / "build" / "matrix"
-TESTS = "tests/integration/test_trainer_versions.py"
+TESTS = tuple(f"tests/integration/test_{name}.py" for name in ("trainer_versions", "nan_forensics"))
 
 # The newer datasets needs a newer huggingface-hub than Transformers 4 can bear.
 OVERLAY_OF = {
@@ -71,7 +71,7 @@ def outcomes(release: str) -> dict[str, Outcome]:
         )
     # What an old release warns of is its own business; on the newest, warnings are errors.
     quiet = [] if folder is None else ["-W", "ignore"]
-    command = [sys.executable, "-m", "pytest", TESTS, "-q", "-p", "no:cacheprovider", *quiet]
+    command = [sys.executable, "-m", "pytest", *TESTS, "-q", "-p", "no:cacheprovider", *quiet]
     print(f"\ntransformers {release}", flush=True)
     status = subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, env=environ).returncode
     if not report.exists():

@@ -125,6 +125,8 @@ class KeptInputs:
         """Close a step, and let go of the oldest ones beyond the bounds."""
         closed, self._open = self._open, KeptStep()
         closed.step = step
+        if not closed.micro_batches:  # else that was done when its first one came
+            self._let_go_of_host_memory()
         self._steps.append(closed)
         self._bytes += closed.bytes
         while len(self._steps) > self._most_steps or self._bytes > self._most_bytes:
@@ -143,6 +145,7 @@ class KeptInputs:
         return self._open
 
     def _let_go_of_host_memory(self) -> None:
+        """To be called once in each step, so that only the last one can have some."""
         if self._steps and self._steps[-1].tensors:
             last = self._steps[-1]
             last.tensors = [kept for kept in last.tensors if not _in_host_memory(kept.tensor)]

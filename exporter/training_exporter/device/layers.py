@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+from weakref import WeakKeyDictionary, ref
 
 import torch
 
@@ -41,7 +42,7 @@ class LayerPass:
     between they are given as they were.
 
     Args:
-        model: what has the `named_parameters()`.
+        model: what has the `named_parameters()`. It is not kept alive.
         full_every: passes from one that reads weights and changes to the next.
         sample: how many elements per device to compare before and after a step; 0 for none.
         slots: passes that may be outstanding; beyond it they are dropped.
@@ -61,14 +62,15 @@ class LayerPass:
         open_vectors: OpenVectors = open_vectors,
     ) -> None:
         self.dropped = 0
-        self._model = model
+        self._model = ref(model)
         self._full_every = full_every
         self._until_full = 0
         self._latest: ParameterNorms | None = None
         self._sample = sample
         self._slots = slots
         self._open_vectors = open_vectors
-        self._index: Index | None = None
+        # Its parameters would keep a model's memory, so it goes with the model.
+        self._index: WeakKeyDictionary[Any, Index] = WeakKeyDictionary()
         self._vectors: dict[torch.device, AsyncVectors | None] = {}
         self._open: OnePass | None = None
         self._sent: deque[OnePass] = deque()
@@ -85,11 +87,14 @@ class LayerPass:
         Raises:
             TypeError, ValueError: a loss scale that is neither.
         """
+        model = self._model()
+        if model is None:
+            return
         if self._capturing():
             self.dropped += 1
             return
         self._send()
-        index = self._current_index()
+        index = self._current_index(model)
         started = OnePass(step, index, full=not self._until_full)
         if not self._give_rows(started):
             self.dropped += 1
@@ -124,15 +129,17 @@ class LayerPass:
             arrived.append(norms)
         return arrived
 
-    def _current_index(self) -> Index:
-        if self._index is None or self._index.outdated():
-            index = Index(self._model.named_parameters(), self._sample)
+    def _current_index(self, model: Any) -> Index:
+        index = self._index.get(model)
+        if index is None or index.outdated():
+            index = Index(model.named_parameters(), self._sample)
             self._vectors = {
                 device: self._open_vectors(device, self._slots, 3 * index.width(device) + 1)
                 for device in dict.fromkeys(group.device for group in index.groups)
             }
-            self._index, self._until_full = index, 0  # only now, as there may be no memory for it
-        return self._index
+            self._until_full = 0
+            self._index[model] = index  # only now, as there may be no memory for it
+        return index
 
     def _give_rows(self, started: OnePass) -> bool:
         """A free row on each device; False, and none taken, if one has none."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 import torch
 
@@ -86,7 +87,7 @@ class MagnitudePass:
     gradient, real and imaginary parts are.
 
     Args:
-        model: what has the `named_parameters()`.
+        model: what has the `named_parameters()`. It is not kept alive.
         slots: passes that may be outstanding; beyond it they are dropped.
         open_vectors: makes the rows for a device, None for a device that can be read at once.
 
@@ -98,10 +99,10 @@ class MagnitudePass:
         self, model: Any, *, slots: int = 4, open_vectors: OpenVectors = open_vectors
     ) -> None:
         self.dropped = 0
-        self._model = model
+        self._model = ref(model)
         self._slots = slots
         self._open_vectors = open_vectors
-        self._index: Index | None = None
+        self._index: WeakKeyDictionary[Any, Index] = WeakKeyDictionary()
         self._vectors: dict[torch.device, AsyncVectors | None] = {}
         self._sent: deque[_Pass] = deque()
 
@@ -116,7 +117,10 @@ class MagnitudePass:
         Raises:
             TypeError, ValueError: a loss scale that is neither.
         """
-        index = None if self._capturing() else self._current_index()
+        model = self._model()
+        if model is None:
+            return
+        index = None if self._capturing() else self._current_index(model)
         sheets = self._give_rows() if index is not None else None
         if index is None or sheets is None:
             self.dropped += 1
@@ -143,14 +147,15 @@ class MagnitudePass:
             found.append(self._sent.popleft().finish())
         return found
 
-    def _current_index(self) -> Index:
-        if self._index is None or self._index.outdated():
-            self._index = Index(self._model.named_parameters(), 0)
+    def _current_index(self, model: Any) -> Index:
+        index = self._index.get(model)
+        if index is None or index.outdated():
+            index = self._index[model] = Index(model.named_parameters(), 0)
             self._vectors = {
                 device: self._open_vectors(device, self._slots, _COLUMNS + 1)
-                for device in dict.fromkeys(group.device for group in self._index.groups)
+                for device in dict.fromkeys(group.device for group in index.groups)
             }
-        return self._index
+        return index
 
     def _give_rows(self) -> dict[torch.device, Sheet] | None:
         """A free row on each device; None, and none taken, if one has none."""

@@ -68,14 +68,15 @@ class EventMarks:
     as that stream waits for it.
 
     Args:
-        limit: events in the pool. A step of n micro-batches needs 2 n + 2, and those of the past
-            are free again once the device has passed them.
+        limit: events in the pool. A step of n micro-batches needs up to 6 n + 2, and those of the
+            past are free again once the device has passed them. So only for a device that is behind
+            by thousands of micro-batches there are none.
     """
 
     immediate = False
 
     def __init__(
-        self, device: torch.device, *, limit: int = 512, backend: TimedBackend | None = None
+        self, device: torch.device, *, limit: int = 16384, backend: TimedBackend | None = None
     ) -> None:
         self._backend: TimedBackend = backend if backend is not None else TimedAccelerator(device)
         self._unmade = limit

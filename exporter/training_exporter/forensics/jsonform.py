@@ -7,9 +7,9 @@ JSON has no NaN and no infinity; they are the texts "NaN", "Infinity" and "-Infi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, fields
-from math import inf, isfinite, isnan, nan
+from math import inf, nan
 from typing import Any, Final
 
 from training_exporter.forensics.report import (
@@ -23,8 +23,8 @@ from training_exporter.forensics.report import (
     StepRow,
     TensorFinding,
 )
+from training_exporter.values import json_ready
 
-_TEXT_OF: Final = {inf: "Infinity", -inf: "-Infinity"}
 _NUMBER_OF: Final = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
 
 _Reader = Callable[[Any], Any]
@@ -37,7 +37,7 @@ class ReportError(ValueError):
 def to_json(report: Report) -> str:
     """A report as JSON, with a line break at its end."""
     values = {name.name: getattr(report, name.name) for name in fields(report)}
-    plain = {"schema_version": SCHEMA_VERSION, **_plain(values)}
+    plain = {"schema_version": SCHEMA_VERSION, **json_ready(values)}
     return json.dumps(plain, indent=1, allow_nan=False) + "\n"
 
 
@@ -63,18 +63,6 @@ def from_json(text: str) -> Report:
     except ValueError as error:
         raise ReportError(f"the report cannot be read: {error}") from None
     return report
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if isfinite(value) else "NaN" if isnan(value) else _TEXT_OF[value]
-    if hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(one) for one in value]
-    return value
 
 
 # Readers: from what JSON gave to what a field holds; ValueError when it is something else.

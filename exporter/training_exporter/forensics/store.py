@@ -11,37 +11,40 @@ from pathlib import Path
 from stat import S_ISREG
 from time import time
 from typing import Final, NamedTuple
-from zlib import crc32
 
 from training_exporter.forensics.jsonform import ReportError, from_json, to_json
 from training_exporter.forensics.report import Report
+from training_exporter.values import safe_file_name
 
 DIRECTORY: Final = "_training-exporter-reports"
 """The Trainer's upload to a hub leaves out what begins so."""
-MOST_FILES: Final = 200
-MOST_BYTES: Final = 64 << 20
+MOST_FILES: Final = 4096
+MOST_BYTES: Final = 256 << 20
+"""Some tens of kilobytes for each of some thousand ranks, which may share a folder."""
 READABLE_BYTES: Final = 16 << 20
 """A report is some tens of kilobytes; what is larger is something else and not read."""
 
-_LONGEST_RUN: Final = 80
 _ABANDONED_SECONDS: Final = 3600.0
-_OWN: Final = re.compile(r"non-finite-.*-r\d+-s\d+(-\d+)?\.json")
+_OWN: Final = re.compile(r"non-finite-(?P<run>.*)-r(?P<rank>\d+)-s\d+(-\d+)?\.json")
 _OWN_UNFINISHED: Final = re.compile(r"\.non-finite-.+\.json\.\d+\.tmp")
 _SAME_STEP: Final = 100
 
 
 class _File(NamedTuple):
     written: float
-    size: int
     path: Path
+    size: int
+    run: str = ""
+    rank: str = ""
 
 
 class ReportStore:
     """Writes reports into a directory, one file each, and removes the oldest of its own.
 
     It is made with the first report. Several processes may share it: names carry run and rank, and
-    the bounds are those of the directory. Files of other names, links and folders in it are neither
-    counted nor removed.
+    the bounds are those of the directory. The first report of any other rank of the same run stays:
+    all ranks break in the same step, and one of them was first. Files of other names, links and
+    folders in it are neither counted nor removed.
 
     Args:
         directory: where the reports go.
@@ -68,7 +71,8 @@ class ReportStore:
 
         Raises:
             OSError: no permission, disk full, no directory. Nothing half written stays behind.
-            ValueError: the report is larger than all reports may be.
+            ValueError: the report is larger than all reports may be, or there is only room for the
+                first ones of other ranks.
         """
         content = to_json(report).encode()
         if len(content) > self._most_bytes:
@@ -78,7 +82,7 @@ class ReportStore:
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             _write(unfinished, content)
-            self._make_room(len(content))
+            self._make_room(path, len(content))
             os.replace(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -96,17 +100,22 @@ class ReportStore:
             path = self.directory / f"{stem}-{number}.json"
         return path
 
-    def _make_room(self, size: int) -> None:
-        """Remove the oldest reports until one of `size` bytes fits in."""
+    def _make_room(self, path: Path, size: int) -> None:
+        """Remove the oldest reports until one of `size` bytes fits in at `path`."""
         self._remove_abandoned()
         files = sorted(self._files(_OWN))
         total = sum(file.size for file in files) + size
         count = len(files) + 1
-        for file in files:
+        going = []
+        for file in _without_firsts_beside(path, files):
             if count <= self._most_files and total <= self._most_bytes:
                 break
-            file.path.unlink(missing_ok=True)  # another process may have been faster
+            going.append(file)
             count, total = count - 1, total - file.size
+        if count > self._most_files or total > self._most_bytes:
+            raise ValueError(f"{self.directory} is full of first reports of other ranks")
+        for file in going:
+            file.path.unlink(missing_ok=True)  # another process may have been faster
 
     def _remove_abandoned(self) -> None:
         """Remove what processes left behind that were killed while they wrote."""
@@ -117,12 +126,27 @@ class ReportStore:
 
     def _files(self, names: re.Pattern[str]) -> Iterator[_File]:
         with os.scandir(self.directory) as entries:
-            named = [entry for entry in entries if names.fullmatch(entry.name)]
-        for entry in named:
+            named = [(entry, names.fullmatch(entry.name)) for entry in entries]
+        for entry, name in named:
+            if name is None:
+                continue
             with suppress(FileNotFoundError):
                 found = entry.stat(follow_symlinks=False)
                 if S_ISREG(found.st_mode):
-                    yield _File(found.st_mtime, found.st_size, Path(entry.path))
+                    path = Path(entry.path)
+                    yield _File(found.st_mtime, path, found.st_size, **name.groupdict())
+
+
+def _without_firsts_beside(path: Path, files: list[_File]) -> Iterator[_File]:
+    """Files, oldest first, without the first one of each other rank of the same run."""
+    name = _OWN.fullmatch(path.name)
+    run, rank = name.group("run", "rank") if name is not None else ("", "")
+    met = {rank}
+    for file in files:
+        if file.run == run and file.rank not in met:
+            met.add(file.rank)
+        else:
+            yield file
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -139,14 +163,8 @@ def default_directory(output_dir: str | None = None) -> Path:
 
 
 def file_stem(run: str, rank: int, step: int) -> str:
-    """A report's file name without its ending, safe on every file system.
-
-    Two runs whose names differ only in what file names cannot hold get different ones.
-    """
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", run)[:_LONGEST_RUN]
-    if safe != run:
-        safe = f"{safe}-{crc32(run.encode('utf-8', 'replace')):08x}"
-    return f"non-finite-{safe}-r{rank}-s{step:08d}"
+    """A report's file name without its ending, safe on every file system."""
+    return f"non-finite-{safe_file_name(run)}-r{rank}-s{step:08d}"
 
 
 def read_report(path: Path) -> Report:

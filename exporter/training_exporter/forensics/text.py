@@ -85,17 +85,18 @@ def _headline(report: Report) -> str:
 
 def _where(report: Report) -> str:
     about = report.about
-    parts = [f"run {_code(about.run)}", f"rank {about.rank}", _moment(report.timestamp)]
+    parts = [f"run {code(about.run)}", f"rank {about.rank}", moment(report.timestamp)]
     if report.epoch is not None:
         parts.append(f"epoch {shown(report.epoch)}")
     if about.model:
-        parts.append(f"model {_code(about.model)}")
+        parts.append(f"model {code(about.model)}")
     if about.framework:
-        parts.append(f"framework {_code(about.framework)}")
+        parts.append(f"framework {code(about.framework)}")
     return ", ".join(parts) + "."
 
 
-def _moment(timestamp: float) -> str:
+def moment(timestamp: float) -> str:
+    """A Unix time in words."""
     try:
         return f"{datetime.fromtimestamp(timestamp, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     except (ValueError, OverflowError, OSError):
@@ -109,20 +110,20 @@ def _also(causes: Iterable[Cause]) -> list[str]:
 
 def _seen(report: Report) -> Iterator[str]:
     source = NON_FINITE_SOURCES.get(report.source, "a source this release does not know")
-    yield f"Source {_code(report.source)}: {source}."
+    yield f"Source {code(report.source)}: {source}."
     if report.first_layer is not None:
-        yield f"First layer with a non-finite gradient: {_code(report.first_layer)}."
+        yield f"First layer with a non-finite gradient: {code(report.first_layer)}."
     if report.first_module is not None:
         yield _module(report.first_module)
     yield from _inspected("input tensors", report.inputs)
     for labels in report.labels:
-        yield f"Labels {_code(labels.name)}: {labels.elements}, of which {labels.ignored} are -100."
+        yield f"Labels {code(labels.name)}: {labels.elements}, of which {labels.ignored} are -100."
     yield from _inspected("gradients", report.gradients)
     yield from _inspected("parameters and buffers", report.parameters)
     yield from _weights_now(report)
     if report.learning_rates:
         rates = report.learning_rates.items()
-        yield f"Learning rate: {', '.join(f'{shown(v)} (group {_code(k)})' for k, v in rates)}."
+        yield f"Learning rate: {', '.join(f'{shown(v)} (group {code(k)})' for k, v in rates)}."
     if report.loss_scale is not None:
         yield f"Loss scale: {shown(report.loss_scale)}."
     if report.skipped:
@@ -147,7 +148,7 @@ def _weights_now(report: Report) -> Iterator[str]:
 
 def _module(found: ModuleFinding) -> str:
     whence = "what went in was finite" if found.inputs_finite else "what went in was not finite"
-    name = _code(found.name) if found.name else "the model itself"
+    name = code(found.name) if found.name else "the model itself"
     shape = " x ".join(map(str, found.shape))
     return (
         f"First module with a non-finite output: {name} ({found.kind}), seen at step {found.step}:"
@@ -203,7 +204,7 @@ def _capital(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """A name that comes from elsewhere, so that Markdown does not take it for markup."""
     return "`" + _one_line(text).replace("`", "'") + "`"
 

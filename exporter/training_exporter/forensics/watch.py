@@ -60,7 +60,8 @@ class NonFiniteWatch:
     One event is due at the first non-finite loss or gradient norm, and the next one `quiet_steps`
     steps later at the earliest. Gradients that overflow under a loss scale have a silence of their
     own, and so has a scale that has collapsed: an overflow is how mixed precision finds its scale,
-    happens in the first steps of most runs, and must not silence the report on a real NaN.
+    happens in the first steps of most runs, and must not silence the report on a real NaN. Steps
+    are counted as they come, since their numbers may begin anew with each epoch.
 
     A healthy step costs an entry in a ring. For the training thread only.
 
@@ -76,32 +77,41 @@ class NonFiniteWatch:
             raise ValueError(f"quiet_steps must be at least 1, got {quiet_steps!r}")
         self._quiet_steps = quiet_steps
         self._recent: deque[StepSignals] = deque(maxlen=MOST_STEPS)
-        self._reported: dict[str, int] = {}
+        self._seen = 0
+        self._quiet_until: dict[str, int] = {}
         self._last_step = 0
 
     def observe(self, signals: StepSignals) -> Event | None:
         """Take in a step; the event, when a report on it is due."""
         if signals.step < self._last_step:  # gone back to a checkpoint: another history
             self._recent.clear()
-            self._reported.clear()
         self._last_step = signals.step
+        self._seen += 1
         self._recent.append(signals)
         loss, norm = signals.loss, signals.grad_norm
         if (loss is None or loss - loss == 0.0) and (norm is None or norm - norm == 0.0):
             return None
         return self._event(signals)
 
-    def awaits_nan(self, step: int) -> bool:
-        """Whether a non-finite loss at `step` would get a report, so that a look is worth it."""
-        before = self._reported.get(_NAN)
-        return before is None or not before <= step < before + self._quiet_steps
+    def discard(self) -> None:
+        """Forget the steps so far and the silence after them: another training begins."""
+        self._recent.clear()
+        self._quiet_until.clear()
+
+    def awaits_nan(self, outstanding: int = 0) -> bool:
+        """Whether a non-finite loss of the step to come would get a report, so that a look is worth
+        it.
+
+        Args:
+            outstanding: steps before it that are not observed yet.
+        """
+        return self._seen + outstanding + 1 >= self._quiet_until.get(_NAN, 0)
 
     def _event(self, signals: StepSignals) -> Event | None:
         sort = _sort(signals)
-        before = self._reported.get(sort)
-        if before is not None and signals.step < before + self._quiet_steps:
+        if self._seen < self._quiet_until.get(sort, 0):
             return None
-        self._reported[sort] = signals.step
+        self._quiet_until[sort] = self._seen + self._quiet_steps
         return Event(signals, tuple([row_of(recent) for recent in self._recent]))
 
 

@@ -9,17 +9,19 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training_exporter import catalog
-from training_exporter.device.gradients import global_norm
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.exporter import TrainingExporter
 from training_exporter.integrations.batches import samples_in
+from training_exporter.integrations.checkpoints import Checkpoints
 from training_exporter.integrations.cuda_memory import MemoryObserver
+from training_exporter.integrations.evaluations import Evaluations
+from training_exporter.integrations.gradient_norm import GradientNorm
 from training_exporter.integrations.layer_watch import LayerWatch
 from training_exporter.integrations.nan_watch import NanWatch
-from training_exporter.integrations.optimizer import learning_rates, loss_scale, unscaled
+from training_exporter.integrations.optimizer import learning_rates, loss_scale
 from training_exporter.integrations.step_work import StepWork
-from training_exporter.integrations.trainer_settings import clip_threshold, run_name
-from training_exporter.integrations.trainer_wraps import find_trainer, wrap_method
+from training_exporter.integrations.trainer_settings import clip_threshold, identity
+from training_exporter.integrations.trainer_wraps import PartOf, find_trainer, wrap_method
 
 OWN_KEYS = frozenset({"loss", "grad_norm", "learning_rate", "epoch"})
 """Logged values that are exported as they really are on each step, so not as logged."""
@@ -54,14 +56,14 @@ class PrometheusCallback(TrainerCallback):
             self.exporter, self.exporter.config, first_layer=self._layers.first_layer
         )
         self._work = StepWork(self.exporter)
-        self._norm_seen = False
+        self._checkpoints = Checkpoints(self.exporter)
+        self._evaluations = Evaluations(self.exporter)
+        self._norm = GradientNorm(
+            lambda norm: self._recorder.set_grad_norm(norm),
+            self._layers, self._nans, self._work, self.exporter.boundary,
+        )  # fmt: skip
         self._inside_train = False
         self._inside_step = False
-        self._inside_norm = False
-        self._evaluations_open = 0
-        self._evaluations_reported = 0
-        self._evaluation_logs: dict[str, object] = {}
-        self._evaluated_step: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray and copy.deepcopy take callbacks along; sockets and threads cannot travel.
@@ -80,19 +82,22 @@ class PrometheusCallback(TrainerCallback):
 
     def _wrap(self, trainer: Any) -> None:
         """Get between a trainer and the methods that know what callbacks are not told."""
+        around_norm = PartOf(self, "_norm.around")
         around: dict[str, Callable[..., Any]] = {
             "train": self._around_train,
             "training_step": self._around_training_step,
-            "evaluate": self._around_evaluate,
+            "compute_loss": self._around_loss,
+            "evaluate": PartOf(self, "_evaluations.around"),
             "log": self._around_log,
             "_save_checkpoint": self._around_save,
-            "_clip_grad_norm": self._around_grad_norm,
-            "_get_grad_norm": self._around_grad_norm,
+            "_clip_grad_norm": around_norm,
+            "_get_grad_norm": around_norm,
         }
         for name, wrapper in around.items():
             wrap_method(trainer, name, wrapper)
         accelerator = getattr(trainer, "accelerator", None)
-        wrap_method(accelerator, "clip_grad_norm_", self._around_grad_norm)
+        wrap_method(accelerator, "clip_grad_norm_", around_norm)
+        wrap_method(accelerator, "gather", PartOf(self, "_work.forward.around_gather"))
         # What other callbacks do once a checkpoint is written, uploads say, is saving too.
         handler = getattr(trainer, "callback_handler", None)
         wrap_method(handler, "on_save", self._around_save)
@@ -111,14 +116,16 @@ class PrometheusCallback(TrainerCallback):
     ) -> None:
         self._open(args, kwargs.get("model"))
         self._wrap_caller()
+        self._checkpoints.begin(args, state)
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.set_state(catalog.RUNNING)
             self._recorder.discard()
-            self._nans.discard()
+            self._nans.start()
             self._layers.discard()
             # The model lies there already, or a step of `auto_find_batch_size` found no room.
             self._memory.observe()
-            self._inside_step, self._evaluations_open = False, 0
+            self._evaluations.start()
+            self._inside_step = False
             self.exporter.timer.start()
         self._work.start(kwargs.get("model"), args, state)
 
@@ -126,8 +133,8 @@ class PrometheusCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         with self.exporter.boundary.at(catalog.STEP_ERROR):
-            self.exporter.timer.data_arrived()
-            self._norm_seen = False
+            self._work.forward.data_arrived()
+            self._norm.begin_step()
             self._nans.hand_on(self._recorder)
             model, optimizer = kwargs.get("model"), kwargs.get("optimizer")
             self._nans.begin_step(state.global_step + 1, model)
@@ -140,12 +147,7 @@ class PrometheusCallback(TrainerCallback):
             optimizer = kwargs["optimizer"]
             for group, rate in learning_rates(optimizer):
                 self._recorder.set_learning_rate(group, rate)
-            if not self._norm_seen:  # nothing clips, so the gradients are still what they were
-                norm = global_norm(kwargs["model"].parameters())
-                self._nans.before_update(norm, clipped=False)
-                scale = loss_scale(getattr(optimizer, "scaler", None))
-                self._recorder.set_grad_norm(unscaled(norm, scale))
-                self._layers.before_clipping()
+            self._norm.before_update(kwargs["model"], optimizer)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -172,7 +174,8 @@ class PrometheusCallback(TrainerCallback):
                 memory_allocated_bytes=self._memory.observe(),
                 **self._work.step_ends(state.global_step),
             )
-            self._layers.collect()
+            with self.exporter.boundary.at(catalog.STEP_ERROR):
+                self._layers.collect()
             self._nans.close_step(state.global_step)
             self._nans.hand_on(self._recorder)
 
@@ -186,12 +189,16 @@ class PrometheusCallback(TrainerCallback):
     ) -> None:
         with self.exporter.boundary.at(catalog.LOG_ERROR):
             logs = logs or {}
-            if self._evaluations_open:
-                self._evaluation_logs.update(logs)
-                self._evaluated_step = state.global_step
-                return
-            extra = {name: value for name, value in logs.items() if name not in OWN_KEYS}
-            self.exporter.observe_logged(extra)
+            if not self._evaluations.take_log(logs, state.global_step):
+                extra = {name: value for name, value in logs.items() if name not in OWN_KEYS}
+                self.exporter.observe_logged(extra)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        with self.exporter.boundary.at(catalog.STEP_ERROR):
+            self._nans.hand_on(self._recorder)  # who saved weights has waited for the device
+        self._checkpoints.save(args, state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -202,6 +209,7 @@ class PrometheusCallback(TrainerCallback):
 
     def _around_train(self, train: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         self._inside_train = True
+        self._checkpoints.training_with(args, kwargs)
         try:
             return train(*args, **kwargs)
         except BaseException as error:
@@ -238,28 +246,10 @@ class PrometheusCallback(TrainerCallback):
             self._nans.add_loss(loss)
         return loss
 
-    def _around_grad_norm(self, grad_norm: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        if self._inside_norm:  # the methods that know the norm call each other
-            norm = grad_norm(*args, **kwargs)
-            self._see_norm(norm, outermost=False)
-            return norm
-        self._nans.before_clipping()
-        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
-            self._layers.before_clipping()
-        self._inside_norm = True
-        try:
-            norm = grad_norm(*args, **kwargs)
-        finally:
-            self._inside_norm = False
-        self._see_norm(norm, outermost=True)
-        return norm
-
-    def _see_norm(self, norm: Any, *, outermost: bool) -> None:
-        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
-            self._recorder.set_grad_norm(norm)
-            self._norm_seen = self._norm_seen or norm is not None
-            if outermost:
-                self._nans.before_update(norm, clipped=True)
+    def _around_loss(self, compute_loss: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if not self._inside_step:  # an evaluation
+            return compute_loss(*args, **kwargs)
+        return self._work.forward.around_loss(compute_loss, *args, **kwargs)
 
     def _around_log(self, log: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         with self.exporter.paused(catalog.LOGGING):
@@ -275,33 +265,13 @@ class PrometheusCallback(TrainerCallback):
             self.exporter.timer.idle()  # what other callbacks did until here was no wait for data
         return control
 
-    def _around_evaluate(self, evaluate: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        self._evaluation_logs = {}
-        reported = self._evaluations_reported
-        self._evaluations_open += 1
-        try:
-            with self.exporter.paused(catalog.EVALUATION):
-                results = evaluate(*args, **kwargs)
-        finally:
-            self._evaluations_open -= 1
-        with self.exporter.boundary.at(catalog.EVALUATION_ERROR):
-            if self._evaluations_reported == reported:  # else it went over sets, each reported
-                prefix = kwargs.get("metric_key_prefix", args[2] if len(args) > 2 else "eval")
-                self._report_evaluation(prefix, {**self._evaluation_logs, **(results or {})})
-        return results
-
     # What they share
 
     def _open(self, args: TrainingArguments, model: object) -> None:
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self._nans.write_below(args.output_dir)
-            self.exporter.identify(
-                run=run_name(args),
-                rank=args.process_index,
-                framework="transformers",
-                model=type(model).__name__,
-                world_size=args.world_size,
-            )
+            self.exporter.ending.write_below(args.output_dir)
+            self.exporter.identify(**identity(args, model))
             self.exporter.set_nan_filter(bool(args.logging_nan_inf_filter))
         self._work.measure(model, args)
         self.exporter.start()
@@ -319,21 +289,10 @@ class PrometheusCallback(TrainerCallback):
 
     def _finish(self, error: BaseException | None) -> None:
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
-            self._layers.finish(error)
-        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             # After an error the device may hang, and who waits for it would never end.
             self._nans.finish(self._recorder, error)
+        with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._layers.finish(error)  # now, as a report asks for the first layer
         self._work.finish(error)
         with self.exporter.boundary.at(catalog.LIFECYCLE_ERROR):
             self.exporter.finish(error)
-
-    def _report_evaluation(self, prefix: str, results: Mapping[str, object]) -> None:
-        self._evaluations_reported += 1
-        own = {
-            name.removeprefix(f"{prefix}_"): value
-            for name, value in results.items()
-            if name != "epoch"
-        }
-        self.exporter.observe_evaluation(
-            own, dataset=prefix.removeprefix("eval_"), step=self._evaluated_step
-        )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import ref
 
 from training_exporter.config import ExporterConfig
 from training_exporter.integrations.magnitude_watch import MagnitudeWatch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     NewPass = Callable[[Any], LayerPass]
 
 _NUMBERS: Final = 64  # more than there are steps of which something can be outstanding
+_BEGINNINGS: Final = 8  # at the end several steps become known at once, each with a report perhaps
 
 logger = logging.getLogger("training_exporter")
 
@@ -71,12 +73,14 @@ class LayerWatch:
         self._refused = ""
         self._non_finite: Counter[str] = Counter()
         self._first: FirstNonFinite | None = None
+        self._beginnings: deque[FirstNonFinite] = deque(maxlen=_BEGINNINGS)
         self._finite = True
         self.discard()
 
     def discard(self) -> None:
         """Forget the model and the steps so far: a training begins, or goes on elsewhere."""
         self._first, self._finite = None, True
+        self._beginnings.clear()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -85,7 +89,7 @@ class LayerWatch:
             self._magnitudes.discard()
 
     def _forget(self) -> None:
-        self._model: Any = None
+        self._model: Callable[[], Any] = lambda: None
         self._passes: LayerPass | None = None
         self._dropped = 0
         self._scaler: Any = None
@@ -101,14 +105,14 @@ class LayerWatch:
 
         Args:
             step: its number.
-            model: the one that is trained; None when that is not known.
+            model: the one that is trained, which is not kept alive; None when it is not known.
             optimizer: what does the steps; a gradient scaler in its `scaler` is taken into account.
         """
         if self._magnitudes is not None:
             self._magnitudes.begin_step(step, model, optimizer)
         if not self._interval or step == self._step or model is None:
             return
-        if model is not self._model or step < (self._step or 0):
+        if model is not self._model() or step < (self._step or 0):
             self._start(model, optimizer)
         self._due = step >= self._next
         self._step = step
@@ -143,9 +147,17 @@ class LayerWatch:
         self._next += step - assumed
         self._step = step
 
-    def first_layer(self, step: int) -> str | None:
-        """The layer in which gradients stopped being finite, if they did so at this very step."""
-        return self._first.layer if self._first is not None and self._first.step == step else None
+    def first_layer(self, step: int, *, wait: bool = False) -> str | None:
+        """The layer in which gradients stopped being finite, if they did so at this very step.
+
+        Ask once the step itself is known: a pass is on the way a little longer than its step, so
+        what has arrived by now is collected before.
+
+        Args:
+            wait: as `collect` has it.
+        """
+        self.collect(wait=wait)
+        return next((known.layer for known in self._beginnings if known.step == step), None)
 
     def collect(self, *, wait: bool = False) -> None:
         """Hand on what has arrived. A pass that is not finite waits until the step before it is
@@ -172,7 +184,8 @@ class LayerWatch:
             self._watcher.observe_layers(None, dropped=dropped)
 
     def finish(self, error: BaseException | None) -> None:
-        """The training is over. Where gradients stopped being finite stays known for the report.
+        """The training is over, and its steps are known. Where gradients stopped being finite stays
+        known.
 
         Args:
             error: what ended it. After one the device may hang, so nothing is waited for.
@@ -186,7 +199,7 @@ class LayerWatch:
         from training_exporter.device.layers import reason_against
 
         self._forget()
-        self._model = model
+        self._model = ref(model)
         reason = reason_against(model.named_parameters(), optimizer)
         if not reason:
             self._scaler = getattr(optimizer, "scaler", None)
@@ -220,6 +233,8 @@ class LayerWatch:
             self._bound(reading)
             if self._finite:
                 self._first = self._beginning(reading)
+                if self._first is not None:
+                    self._beginnings.append(self._first)
         self._finite = finite
 
     def _bound(self, reading: LayerReading) -> None:

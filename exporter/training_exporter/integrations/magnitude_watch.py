@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ref
 
 from training_exporter.integrations.optimizer import loss_scale
 from training_exporter.layers.magnitudes import Magnitudes
@@ -41,7 +43,7 @@ class MagnitudeWatch:
 
     def discard(self) -> None:
         """Forget the model and the steps so far."""
-        self._model: Any = None
+        self._model: Callable[[], Any] = lambda: None
         self._passes: MagnitudePass | None = None
         self._dropped = 0
         self._scaler: Any = None
@@ -51,9 +53,9 @@ class MagnitudeWatch:
 
     def begin_step(self, step: int, model: Any, optimizer: object = None) -> None:
         """An optimiser step begins. May be said again."""
-        if model is None or (step == self._step and model is self._model):
+        if model is None or (step == self._step and model is self._model()):
             return
-        if model is not self._model or step < self._step:
+        if model is not self._model() or step < self._step:
             self._start(model, optimizer)
         self._due = step >= self._next
         self._step = step
@@ -90,7 +92,7 @@ class MagnitudeWatch:
         from training_exporter.device.magnitudes import MagnitudePass
 
         self.discard()
-        self._model = model
+        self._model = ref(model)
         reason = reason_against(model.named_parameters(), optimizer)
         if not reason:
             self._scaler = getattr(optimizer, "scaler", None)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from training_exporter.device.modules import FirstBadModule
-from training_exporter.forensics.report import Gap, ModuleFinding
+from training_exporter.forensics.report import FIRST_MODULE, Gap, ModuleFinding
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 MOST_PASSES: Final = 256
 """Forward passes that are remembered: values of a step come some steps late, and a step has
 several micro-batches."""
+
+_FORGOTTEN: Final = Gap(
+    FIRST_MODULE,
+    f"of the step's forward passes the first ones were forgotten: {MOST_PASSES} are remembered",
+)
 
 
 class ModuleWatch:
@@ -29,6 +34,7 @@ class ModuleWatch:
     def __init__(self, guard: Callable[[], AbstractContextManager[Any]]) -> None:
         self._guard = guard
         self._passes: deque[tuple[int, FirstBadModule]] = deque(maxlen=MOST_PASSES)
+        self._forgotten = 0
 
     @contextmanager
     def watched(self, model: nn.Module, step: int) -> Iterator[None]:
@@ -49,7 +55,12 @@ class ModuleWatch:
         finally:
             with self._guard():
                 watch.__exit__(type(error) if error else None, error, None)
-                self._passes.append((step, watch))
+                self._remember(step, watch)
+
+    def _remember(self, step: int, watch: FirstBadModule) -> None:
+        if len(self._passes) == MOST_PASSES:
+            self._forgotten = self._passes[0][0]
+        self._passes.append((step, watch))
 
     def arrived(self, step: int) -> bool:
         """Whether it is known for a step. Never waits."""
@@ -65,6 +76,8 @@ class ModuleWatch:
         passes = self._of(step)
         self._passes = deque([one for one in self._passes if one[0] > step], maxlen=MOST_PASSES)
         gaps = {one.gap for one in passes if one.gap is not None}
+        if step <= self._forgotten:
+            gaps.add(_FORGOTTEN)
         found = next((found for one in passes if (found := one.found()) is not None), None)
         return found, tuple(gaps)
 

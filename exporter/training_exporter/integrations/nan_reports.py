@@ -49,7 +49,7 @@ class _Writing(Thread):
     def run(self) -> None:
         try:
             self.path = self._store.save(self.report)
-        except (OSError, ValueError) as error:  # reported by the training thread
+        except Exception as error:  # nobody is above it in its thread; the training's reports it
             self.error = error
 
 
@@ -58,7 +58,7 @@ class NanReports:
 
     A file is written on a thread of its own. The training waits for it a little, so that on a disk
     that works the log names the file at once; on one that hangs it goes on, and a later call finds
-    out how it ended.
+    out how it ended. Whatever goes wrong is counted, and the log tells the cause without a file.
 
     Args:
         taker: the exporter.
@@ -86,8 +86,11 @@ class NanReports:
         """Write a report, and make it known once it is written or could not be."""
         writing = _Writing(ReportStore(self.directory), report)
         self._writing.append(writing)
-        writing.start()
-        writing.join(self._patience)
+        try:
+            writing.start()
+            writing.join(self._patience)
+        except RuntimeError as error:  # no thread is to be had
+            writing.error = error
         self.look()
 
     def look(self) -> None:

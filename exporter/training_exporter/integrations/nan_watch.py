@@ -43,7 +43,7 @@ class NanWatcher(Watcher, ReportTaker, Protocol):
 class FirstLayer(Protocol):
     """Names the first layer with a non-finite gradient, if it was looked for on that very step."""
 
-    def __call__(self, step: int, /) -> str | None: ...
+    def __call__(self, step: int, /, *, wait: bool) -> str | None: ...
 
 
 class _Open(NamedTuple):
@@ -82,11 +82,11 @@ class NanWatch:
         self.write_below(None)
         self._inspector: Inspector | None = None
         self._modules: ModuleWatch | None = None
-        self._model: Callable[[], nn.Module | None] = _nothing
+        self._model: Callable[[], nn.Module | None] = lambda: None
         self._coming = 1
         self._closed = 0
-        self._looked = 0
-        self._broken = False
+        self._outstanding = 0
+        self._looked = self._broken = False
         self._after_error = False
         self._open: list[_Open] = []
 
@@ -95,6 +95,11 @@ class NanWatch:
         chosen = self._chosen_directory
         directory = default_directory(output_dir) if chosen is None else Path(chosen)
         self._reports.directory = directory.expanduser().absolute()
+
+    def start(self) -> None:
+        """A training begins, with neither a step nor a silence of the one before."""
+        self.discard()
+        self._watch.discard()
 
     # A step
 
@@ -123,7 +128,7 @@ class NanWatch:
 
     def _watched_modules(self) -> AbstractContextManager[Any]:
         model, inspector = self._model(), self._inspecting()
-        if model is None or inspector is None or not self._watch.awaits_nan(self._coming):
+        if model is None or inspector is None or not self._watch.awaits_nan(self._outstanding):
             return nullcontext()
         if inspector.capturing(model):
             return nullcontext()
@@ -152,13 +157,15 @@ class NanWatch:
 
     def close_step(self, step: int) -> None:
         """Everything since the last call belonged to this step."""
-        self._closed, self._coming, self._broken = step, step + 1, False
+        self._closed, self._coming = step, step + 1
+        self._broken = self._looked = False
+        self._outstanding += 1
         if self._inspector is not None:
             self._inspector.close_step(step)
 
     def discard(self) -> None:
         """Forget what came since the last closed step."""
-        self._broken, self._looked = False, 0
+        self._broken = self._looked = False
         if self._inspector is not None:
             self._inspector.discard()
 
@@ -167,6 +174,7 @@ class NanWatch:
     def observe(self, signals: StepSignals) -> None:
         """Hand on a step, and begin to investigate it where that is due. Never raises."""
         self._exporter.observe(signals)
+        self._outstanding -= 1
         if self._on:
             with self._exporter.boundary.at(STEP_ERROR):
                 event = self._watch.observe(signals)
@@ -176,6 +184,7 @@ class NanWatch:
     def count_dropped(self, steps: int, series: int = 0) -> None:
         """Hand on how many steps and series were dropped."""
         self._exporter.count_dropped(steps, series)
+        self._outstanding -= steps
 
     def hand_on(self, recorder: StepRecorder, *, wait: bool = False) -> None:
         """Hand on the steps that have arrived, and report on what is known by now.
@@ -218,7 +227,7 @@ class NanWatch:
             if findings is None:
                 self._open.append(one)
             else:
-                self._write(one.event, findings)
+                self._write(one.event, findings, wait=wait)
 
     def _findings(self, one: _Open, *, wait: bool) -> Findings | None:
         """What was found, None while it is on its way."""
@@ -237,13 +246,16 @@ class NanWatch:
             return _unseen(_LOST)
         return _unseen(_AFTER_ERROR) if self._after_error else None
 
-    def _write(self, event: Event, findings: Findings) -> None:
+    def _write(self, event: Event, findings: Findings, *, wait: bool) -> None:
         step = event.signals.step
         module: ModuleFinding | None = None
         if self._modules is not None:
             module, gaps = self._modules.take(step)
             findings = findings._replace(gaps=(*findings.gaps, *gaps))
-        layer = self._first_layer(step) if self._first_layer is not None else None
+        layer = None
+        if self._first_layer is not None:
+            with self._exporter.boundary.at(STEP_ERROR):  # without it there is a report still
+                layer = self._first_layer(step, wait=wait)
         about = self._reports.about()
         self._reports.write(compose(event, findings, about, first_layer=layer, first_module=module))
 
@@ -266,10 +278,10 @@ class NanWatch:
     def _look(self, *, clipped: bool) -> None:
         """Look before the update, once in a step that would get a report."""
         model, inspector, step = self._model(), self._inspecting(), self._coming
-        if model is None or inspector is None or self._looked == step:
+        if model is None or inspector is None or self._looked:
             return
-        if self._watch.awaits_nan(step):
-            self._looked = step
+        if self._watch.awaits_nan(self._outstanding):
+            self._looked = True
             inspector.look_before_update(step, model, clipped=clipped)
 
 
@@ -279,7 +291,3 @@ def _in_host_memory(model: nn.Module | None) -> bool:
 
 def _unseen(why: str) -> Findings:
     return Findings(gaps=tuple([Gap(what, why) for what in _LOOKED_AT]))
-
-
-def _nothing() -> None:
-    return None

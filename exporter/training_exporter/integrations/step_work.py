@@ -9,6 +9,7 @@ from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
 from training_exporter.exporter import TrainingExporter
 from training_exporter.integrations.effort import Effort, peak_of
+from training_exporter.integrations.forward_passes import ForwardPasses
 from training_exporter.integrations.step_phases import StepPhases
 from training_exporter.integrations.trainer_settings import schedules_of
 
@@ -41,6 +42,7 @@ class StepWork:
         self._effort = Effort()
         self._phases = StepPhases()
         self._own_part = _OwnPart(exporter.boundary, self._phases)
+        self.forward = ForwardPasses(exporter, self._phases)
 
     def measure(self, model: object, args: Any) -> None:
         """Look at a model, best before it is wrapped."""
@@ -54,6 +56,7 @@ class StepWork:
             self._exporter.ended_step = state.global_step
             self._effort.discard()
             self._phases.start(model)
+            self.forward.start()
             self._exporter.monitor.plan(schedules_of(args, state))
 
     def count(self, inputs: Any) -> Any | None:
@@ -77,6 +80,7 @@ class StepWork:
         self._exporter.ended_step = step
         with self._exporter.boundary.at(catalog.STEP_ERROR):
             self._phases.end_step(step)
+            self.forward.step_ends()
             self._phases.hand_on(self._exporter)
         return self._effort.take()
 

@@ -12,6 +12,7 @@ from math import isfinite
 from numbers import Real
 from operator import index
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import ref
 
 from training_exporter import catalog
 from training_exporter.config import ExporterConfig
@@ -70,7 +71,7 @@ class TorchLoop:
         self._recorder = recorder or StepRecorder()
         self._layers = LayerWatch(exporter, config)
         self._nans = NanWatch(exporter, config, first_layer=self._layers.first_layer)
-        self._model: nn.Module | None = None
+        self._model: Callable[[], nn.Module | None] = lambda: None
         self._memory = MemoryObserver(exporter)
         self._step = 0
         self._clip_threshold: float | None = None
@@ -125,7 +126,7 @@ class TorchLoop:
             ValueError: a tensor has more than one element.
             In both cases the step is handed on with what was recorded until then.
         """
-        self._step += 1
+        self._step = self._exporter.ended_step + 1
         fields: dict[str, Any] = {}
         try:
             fields.update(self._timed(data_wait_seconds))
@@ -134,16 +135,12 @@ class TorchLoop:
                 self._layers.renumber(assumed, self._step)
             _on_host(data_wait_seconds)
             fields["clip_threshold"] = _on_host(clip_threshold, self._clip_threshold)
-            fields["epoch"] = _on_host(epoch)
-            fields["max_steps"] = _on_host(max_steps)
-            fields["skipped"] = _on_host(skipped)
-            fields["positions"] = _on_host(positions)
-            fields["flops"] = _on_host(flops)
+            _add_on_host(
+                fields, epoch=epoch, max_steps=max_steps, skipped=skipped, positions=positions,
+                flops=flops,
+            )  # fmt: skip
             self.add_micro_batch(loss=loss, tokens=tokens, samples=samples, inputs=inputs)
-            self._recorder.set_grad_norm(grad_norm)
-            self._recorder.set_loss_scale(scale_of(loss_scale))
-            for group, rate in learning_rates(learning_rate):
-                self._recorder.set_learning_rate(group, rate)
+            self._record(grad_norm, loss_scale, learning_rate)
         finally:
             self._close(fields)
 
@@ -171,8 +168,8 @@ class TorchLoop:
 
     def watch_model(self, model: nn.Module) -> None:
         """The model whose layers are looked at before clipping, and whose weights in a report on a
-        NaN. It is kept until `finish`."""
-        self._model = model
+        NaN. It is not kept alive."""
+        self._model = ref(model)
         self._nans.watch_model(model)
 
     def clip_grad_norm_(
@@ -235,10 +232,12 @@ class TorchLoop:
             error: what ended it. After one the device may hang, and who waits for it would keep
                 the process from ending; so only the steps that have arrived are handed on.
         """
-        self._memory.finish(error)
-        self._layers.finish(error)
-        self._model = None
-        self._nans.finish(self._recorder, error)
+        with self._exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._memory.finish(error)
+        with self._exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._nans.finish(self._recorder, error)
+        with self._exporter.boundary.at(catalog.LIFECYCLE_ERROR):
+            self._layers.finish(error)  # last, as a report asks for the first layer
 
     def _timed(self, waited: float | None) -> dict[str, Any]:
         given = waited if isinstance(waited, Real) else None  # the lap ends whatever was given
@@ -249,8 +248,14 @@ class TorchLoop:
             "memory_allocated_bytes": self._memory.observe(),
         }
 
+    def _record(self, grad_norm: Any, loss_scale: Any, learning_rate: Any) -> None:
+        self._recorder.set_grad_norm(grad_norm)
+        self._recorder.set_loss_scale(scale_of(loss_scale))
+        for group, rate in learning_rates(learning_rate):
+            self._recorder.set_learning_rate(group, rate)
+
     def _look_at_layers(self) -> None:
-        self._layers.begin_step(self._step + 1, self._model)
+        self._layers.begin_step(self._exporter.ended_step + 1, self._model())
         self._layers.before_clipping()
 
     def _clipped(self, total: Tensor, max_norm: float, norm_type: float) -> None:
@@ -270,14 +275,19 @@ class TorchLoop:
         self._start_afresh()
         self._exporter.ended_step = self._step
         self._recorder.finish(step=self._step, timestamp=self._wall_clock(), **fields)
-        self._layers.after_step()
-        self._layers.collect()
+        with self._exporter.boundary.at(catalog.STEP_ERROR):
+            self._layers.after_step()
+            self._layers.collect()
         self._nans.close_step(self._step)
         self._nans.hand_on(self._recorder)
 
     def _start_afresh(self) -> None:
-        self._clip_threshold = None
-        self._norm_seen = False
+        self._clip_threshold, self._norm_seen = None, False
+
+
+def _add_on_host(fields: dict[str, Any], **given: float | None) -> None:
+    for name, value in given.items():  # one by one, so that those before a wrong one are there
+        fields[name] = _on_host(value)
 
 
 def _on_host(value: float | None, otherwise: float | None = None) -> float | None:

@@ -20,6 +20,18 @@ def clip_threshold(args: TrainingArguments) -> float | None:
     return threshold if threshold and isfinite(threshold) else None
 
 
+def identity(args: TrainingArguments, model: object) -> dict[str, Any]:
+    """What `TrainingExporter.identify` wants to know of a run."""
+    return {
+        "run": run_name(args),
+        "rank": args.process_index,
+        "framework": "transformers",
+        "model": type(model).__name__,
+        "world_size": args.world_size,
+        "local_rank": max(0, args.local_process_index),  # -1 where nobody has said
+    }
+
+
 def run_name(args: TrainingArguments) -> str:
     """The run's own name, else that of its output folder; older Trainers mix the two up."""
     if args.run_name and args.run_name != args.output_dir:

@@ -8,9 +8,11 @@ shadows a method sees each call, in subclasses too.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from operator import attrgetter
 from typing import Any
 
 MAX_FRAMES = 12
@@ -38,11 +40,27 @@ def find_trainer(callback: object) -> Any | None:
     return None
 
 
+@dataclass(frozen=True)
+class PartOf:
+    """Around a method, what a part of a callback does, by the name of that.
+
+    So a trainer that is copied or pickled takes the callback along, and not its parts, and calls
+    those of the callback's copy.
+    """
+
+    callback: object
+    name: str
+
+    def __call__(self, original: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        around: Around = attrgetter(self.name)(self.callback)
+        return around(original, *args, **kwargs)
+
+
 class MethodWrap:
     """A method of one object, with something around it. A class, so that it can be pickled."""
 
     def __init__(self, original: Callable[..., Any], around: Around) -> None:
-        functools.update_wrapper(self, original)
+        update_wrapper(self, original)
         self.original = original
         self.around = around
 
@@ -65,3 +83,15 @@ def wrap_method(owner: object, name: str, around: Around) -> bool:
         inner = inner.__wrapped__
     setattr(owner, name, MethodWrap(method, around))
     return True
+
+
+def wrap_for_now(owner: object, name: str, around: Around) -> Callable[[], object] | None:
+    """Put `around` around a method of an object until what is returned is called; None when the
+    object has no such method."""
+    method = getattr(owner, name, None)
+    if method is None:
+        return None
+    own = vars(owner)
+    before = own.get(name)
+    own[name] = MethodWrap(method, around)
+    return partial(own.pop, name, None) if before is None else partial(own.update, {name: before})

@@ -10,6 +10,10 @@ from typing import Any, Final, NamedTuple, Protocol
 
 EXPORTER: Final = "exporter"
 """A phase beside catalog.COMPUTE_PHASES: our own work, which is taken off the phase around it."""
+FORWARD: Final = "forward"
+"""A phase inside catalog.FORWARD_BACKWARD, which it is a part of."""
+MEETING: Final = "meeting"
+"""A phase inside FORWARD: a wait for other ranks, which is not a part of it."""
 
 
 class Marks(Protocol):

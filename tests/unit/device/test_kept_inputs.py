@@ -140,6 +140,21 @@ def test_host_memory_is_kept_until_the_next_step() -> None:
     assert kept(keeper, 1).missing == "it lay in host memory, where only the last one is kept"
 
 
+def test_host_memory_is_let_go_of_by_a_step_without_inputs() -> None:
+    """As in a loop that tells them now and then only."""
+    keeper, tensor = KeptInputs(), torch.ones(1)
+    gone = ref(tensor)
+    keeper.keep(tensor)
+    keeper.close_step(1)
+    del tensor
+    keeper.close_step(2)
+    gc.collect()
+
+    assert gone() is None
+    assert kept(keeper, 1).missing == "it lay in host memory, where only the last one is kept"
+    assert kept(keeper, 2).missing is None
+
+
 def test_what_was_written_into_is_told_apart() -> None:
     """A static buffer holds the next batch by then."""
     keeper, buffer, other = KeptInputs(), torch.ones(1), torch.ones(1)

@@ -94,7 +94,8 @@ def test_counts_where_bincount_would_wait(
 def test_a_loss_scale(scale: torch.Tensor | float, behind: bool) -> None:
     """Is taken out of the histogram, and stays in what fp16 makes of the values."""
     values, device = gradient(torch.float32), LateDevice()
-    passes = late(device, model_of(values)) if behind else MagnitudePass(model_of(values))
+    model = model_of(values)
+    passes = late(device, model) if behind else MagnitudePass(model)
     passes.before_clipping(scale)
     found = passes.collect()
     device.advance(device.behind)
@@ -163,8 +164,8 @@ def test_nothing_waits_and_nothing_changes() -> None:
 
 def test_a_device_that_is_behind() -> None:
     """Passes without a row, or during the capture of a graph, are dropped and counted."""
-    device = LateDevice()
-    passes = late(device, model_of(torch.ones(3)))
+    model, device = model_of(torch.ones(3)), LateDevice()
+    passes = late(device, model)
     for _ in range(6):
         passes.before_clipping()
     device.graph = True
@@ -191,7 +192,8 @@ def test_only_deterministic_algorithms() -> None:
 
 def test_a_wrong_scale_takes_no_row() -> None:
     """The caller's mistake leaves the rows as they were."""
-    passes = late(LateDevice(), model_of(torch.ones(3)))
+    model = model_of(torch.ones(3))
+    passes = late(LateDevice(), model)
     for _ in range(10):
         with pytest.raises(TypeError):
             passes.before_clipping(object())

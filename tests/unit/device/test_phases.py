@@ -161,6 +161,17 @@ def test_a_step_with_more_micro_batches_than_events_is_timed() -> None:
     assert phases.dropped == 0
 
 
+def test_a_long_step_is_timed_on_a_device_that_has_passed_nothing() -> None:
+    """As many events are made as gradient accumulation needs."""
+    device = LateTimedDevice()
+    phases = PhaseClock(EventMarks(torch.device("cpu"), backend=device))
+    run(device, phases, 1, batches=2000)
+    device.catch_up()
+
+    assert phases.completed() == [expected(1, batches=2000)]
+    assert phases.dropped == 0
+
+
 def test_an_empty_pool_drops_the_step_and_counts() -> None:
     """Nobody waits, no event is made beyond the bound, and later steps are timed again."""
     device = LateTimedDevice()

@@ -60,7 +60,7 @@ class Training:
         rate = self.optimizer.param_groups[0]["lr"]
         loss = self.loss(self.model(batch["x"]), batch["labels"])
         loss.backward()
-        if self.watch.awaits_nan(step) and broken_on_host(loss):
+        if self.watch.awaits_nan() and broken_on_host(loss):
             self.inspector.look_before_update(step, self.model)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1e9)
         self.optimizer.step()

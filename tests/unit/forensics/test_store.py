@@ -22,13 +22,13 @@ from training_exporter.forensics.store import (
 )
 
 
-def at(step: int, run: str = "my-run") -> Report:
-    return replace(report(), step=step, about=ABOUT._replace(run=run))
+def at(step: int, run: str = "my-run", rank: int = 3) -> Report:
+    return replace(report(), step=step, about=ABOUT._replace(run=run, rank=rank))
 
 
-def save(reports: ReportStore, step: int) -> Path:
+def save(reports: ReportStore, step: int, run: str = "my-run", rank: int = 3) -> Path:
     """Save, as if `step` were the time as well: one write may follow the next within a tick."""
-    path = reports.save(at(step))
+    path = reports.save(at(step, run, rank))
     os.utime(path, (step, step))
     return path
 
@@ -59,6 +59,31 @@ def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
         os.utime(path, (1000 + step, 1000 + step))
     steps = [int(name[-13:-5]) for name in names(tmp_path)]
     assert steps == [30, 40, 50]
+
+
+def test_no_rank_pushes_out_the_first_report_of_another(tmp_path: Path) -> None:
+    """They share the folder: what goes is of other runs, of the rank itself, and later ones."""
+    reports = ReportStore(tmp_path, most_files=4)
+    first, other = save(reports, 1, rank=0), save(reports, 2, run="other-r0-s1", rank=0)
+    second, later = save(reports, 3, rank=1), save(reports, 4, rank=1)
+    third = save(reports, 5, rank=2)
+    assert names(tmp_path) == sorted(path.name for path in (first, second, later, third))
+    fourth = save(reports, 6, rank=3)
+    assert names(tmp_path) == sorted(path.name for path in (first, second, third, fourth))
+    again = save(reports, 7, rank=3)
+    assert names(tmp_path) == sorted(path.name for path in (first, second, third, again))
+    assert not other.exists()
+
+
+def test_a_folder_full_of_first_reports_takes_no_more(tmp_path: Path) -> None:
+    """The disk is not filled, nothing is removed, and nothing half written stays behind."""
+    reports = ReportStore(tmp_path, most_files=2)
+    kept = [save(reports, 5, rank=rank) for rank in range(2)]
+    with pytest.raises(ValueError, match="full of first reports of other ranks"):
+        reports.save(at(5, rank=2))
+    assert names(tmp_path) == sorted(path.name for path in kept)
+    replaced = save(reports, 6, run="another")
+    assert sorted([kept[1].name, replaced.name]) == names(tmp_path)
 
 
 def test_the_oldest_go_when_they_are_too_large(tmp_path: Path) -> None:

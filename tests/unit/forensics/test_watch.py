@@ -44,6 +44,13 @@ def test_a_nan_that_stays_is_reported_once_in_a_while() -> None:
     assert due(watch, range(5, 250), loss=nan) == [5, 105, 205]
 
 
+def test_numbers_that_begin_anew_with_each_epoch_do_not_end_the_silence() -> None:
+    """Steps are counted, not subtracted, so that such a loop does not report in each epoch."""
+    watch = NonFiniteWatch(quiet_steps=100)
+    epochs = [due(watch, range(40), loss=nan) for _ in range(5)]
+    assert epochs == [[0], [], [20], [], []]
+
+
 def test_an_event_comes_with_the_steps_before() -> None:
     """The last fifty, the event's own last."""
     watch = NonFiniteWatch()
@@ -71,10 +78,9 @@ def test_a_loss_scale_that_collapses_is_an_event_of_its_own() -> None:
 
 
 def test_a_run_that_goes_back_has_another_history() -> None:
-    """Nothing of before the restart is in the report after it, which is not silenced either."""
+    """Nothing of before the restart is in the report after it."""
     watch = NonFiniteWatch()
     due(watch, range(1, 100))
-    due(watch, range(100, 102), loss=nan)
     due(watch, range(50, 60))
     event = watch.observe(signals(60, loss=nan))
 
@@ -85,12 +91,13 @@ def test_a_run_that_goes_back_has_another_history() -> None:
 def test_it_says_whether_a_look_at_the_gradients_is_worth_it() -> None:
     """Not during the silence, and from its end on again."""
     watch = NonFiniteWatch(quiet_steps=10)
-    assert watch.awaits_nan(1)
+    assert watch.awaits_nan()
     watch.observe(signals(5, loss=nan))
-    assert [step for step in range(1, 20) if watch.awaits_nan(step)] == [
-        *range(1, 5),
-        *range(15, 20),
+    assert [outstanding for outstanding in range(12) if watch.awaits_nan(outstanding)] == [
+        *range(9, 12)
     ]
+    due(watch, range(6, 15))
+    assert watch.awaits_nan()
 
 
 def test_a_silence_must_be_at_least_a_step() -> None:

@@ -189,6 +189,17 @@ def test_the_first_non_finite_layer() -> None:
     assert run.watch.first_layer(3) is None
 
 
+def test_a_pass_that_arrives_with_the_question() -> None:
+    """It was behind its step, of which the report is due now."""
+    run = Run()
+    run.step(1)
+    run.watcher.step(1, nan)
+    run.passes[0].find(1, (1.0, nan, 1.0))
+
+    assert run.watch.first_layer(1) == "L0.up"
+    assert not run.passes[0].waited
+
+
 def test_gradients_that_recover() -> None:
     """As with fp16, whose scale is searched for: the last time counts, not that of long ago."""
     run = Run()
@@ -199,6 +210,7 @@ def test_gradients_that_recover() -> None:
         run.watcher.step(number, sum(gradients))
 
     assert [state.first for state in run.watcher.states] == [("head", 1), ("head", 1), ("embed", 3)]
+    assert [run.watch.first_layer(step) for step in (1, 2, 3)] == ["head", None, "embed"]
 
 
 def test_a_nan_between_two_passes() -> None:

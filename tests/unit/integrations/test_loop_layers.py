@@ -88,6 +88,25 @@ def test_nothing_of_the_model_is_kept() -> None:
     assert gone() is None
 
 
+def test_a_model_that_is_given_up_is_not_kept() -> None:
+    """In the middle of a run, too: the next one may need its memory."""
+    exporter, model, optimizer = watched_loop(gradient_histogram_interval=1)
+    for step in (1, 2):
+        model.weight.grad = torch.tensor([[3.0, 4.0]])
+        exporter.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        exporter.step(loss=1.0, inputs=torch.ones(1), step=step)
+    gone = ref(model), ref(model.weight)
+    del model, optimizer
+    gc.collect()
+    exporter.clip_grad_norm_([torch.ones(1)], 1.0)
+    exporter.step(loss=1.0)
+
+    assert [known() for known in gone] == [None, None]
+    assert layer_value(exporter, "grad_norm") == pytest.approx(5.0)
+    assert not any(exporter.health.errors.values())
+
+
 def test_no_layers_of_a_model_that_is_not_named() -> None:
     """Parameters alone have no names."""
     exporter = TrainingExporter(serve=False, layer_interval=1)

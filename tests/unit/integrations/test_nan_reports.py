@@ -120,6 +120,38 @@ def test_a_full_disk_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [note.path is None for note in taker.notes] == [True, False]
 
 
+def test_whatever_goes_wrong_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And logged with its place; the cause is told without a file."""
+
+    def planted(*_: object) -> None:
+        raise RecursionError("planted")
+
+    monkeypatch.setattr(ReportStore, "save", planted)
+    taker = Taker()
+    NanReports(taker, tmp_path).write(report())
+
+    assert taker.health.errors["step"] == 1
+    assert [note.path for note in taker.notes] == [None]
+
+
+def test_without_a_thread_the_cause_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a process may have no more of them. Nothing is left to wait for at the end."""
+
+    def planted(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("training_exporter.integrations.nan_reports._Writing.start", planted)
+    taker = Taker()
+    reports = NanReports(taker, tmp_path)
+    reports.write(report())
+    reports.finish()
+
+    assert taker.health.errors["step"] == 1
+    assert [note.path for note in taker.notes] == [None]
+
+
 def test_it_says_which_run_it_was(tmp_path: Path) -> None:
     """As the run calls itself."""
     about = NanReports(Taker(), tmp_path).about()

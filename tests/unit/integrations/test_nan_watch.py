@@ -15,7 +15,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.device.late_device import LateDevice
+from tests.unit.device.mixture import late
 from training_exporter import TrainingExporter
+from training_exporter.device.inspection import Inspector
 from training_exporter.forensics.cause import likely_causes
 from training_exporter.forensics.report import Report
 from training_exporter.forensics.store import read_report
@@ -68,6 +71,10 @@ class Loop:
             self.step(torch.randn(4, 4))
 
 
+def hand_loop(exporter: TrainingExporter) -> Any:
+    return exporter._hand_loop()
+
+
 def break_weight(loop: Loop) -> None:
     with torch.no_grad():
         next(loop.model.parameters())[0, 0] = nan
@@ -91,6 +98,45 @@ def test_a_weight_that_was_broken_before_is_the_source(
     # Where only the clipped gradients could be looked at, they are not.
     assert (found.gradients is None) == (clips and not before)
     assert exporter.status.report is not None
+
+
+def test_a_nan_in_the_last_step_of_a_late_device_has_its_first_layer(tmp_path: Path) -> None:
+    """Step and layers are known only when they are waited for, at the end."""
+    exporter = TrainingExporter(serve=False, forensics_dir=str(tmp_path), layer_interval=1)
+    loop, device, internals = Loop(exporter, before=True), LateDevice(), hand_loop(exporter)
+    internals._recorder = device.recorder()
+    internals._layers._new_pass = lambda model: late(device, model)
+    internals._nans._inspector = Inspector(open_backend=lambda _: device)
+    loop.run(3)
+    loop.model[2].bias.register_hook(lambda gradient: gradient * nan)
+    loop.run(1)
+
+    exporter.finish()
+
+    [found] = reports_in(tmp_path)
+    assert (found.step, found.first_layer) == (4, "L2")
+    assert not any(exporter.health.errors.values())
+
+
+@pytest.mark.parametrize("method", ["after_step", "collect"])
+def test_layers_that_fail_take_nothing_else_along(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps are handed on, a report is written, and each error is counted."""
+
+    def planted(*_: object, **__: object) -> None:
+        raise LookupError("planted")
+
+    monkeypatch.setattr(f"training_exporter.device.layers.LayerPass.{method}", planted)
+    exporter = TrainingExporter(serve=False, forensics_dir=str(tmp_path), layer_interval=1)
+    loop = Loop(exporter, before=True)
+    loop.run(2)
+    loop.step(torch.full((4, 4), nan))
+    exporter.finish()
+
+    [found] = reports_in(tmp_path)
+    assert (found.step, found.source) == (3, "inputs")
+    assert exporter.health.errors["step"] >= 3
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -120,6 +166,35 @@ def test_a_step_number_of_ones_own_is_that_of_the_report(
     assert found.step == 5000
     assert found.gradients is not None
     assert found.gradients.bad == 4
+
+
+def test_nobody_looks_during_the_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN that stays costs its steps no look at all weights, until a report is due again."""
+    looks: list[int] = []
+    monkeypatch.setattr(
+        Inspector, "look_before_update", lambda self, step, *_, **__: looks.append(step)
+    )
+    exporter = TrainingExporter(serve=False, forensics_dir=str(tmp_path), forensics_quiet_steps=6)
+    loop = Loop(exporter, before=True)
+    for _ in range(8):
+        loop.step(torch.randn(4, 4), nan)
+
+    assert looks == [1, 7]
+
+
+def test_a_loop_that_numbers_its_steps_by_epoch(tmp_path: Path) -> None:
+    """After the silence the weights are looked at before the update again, whatever the number."""
+    exporter = TrainingExporter(
+        serve=False, forensics_dir=str(tmp_path), forensics_quiet_steps=BROKEN
+    )
+    loop = Loop(exporter, before=True)
+    for _ in range(4):
+        for step in range(BROKEN // 2):
+            loop.step(torch.randn(4, 4), nan, step=step)
+
+    found = reports_in(tmp_path)
+    assert [one.step for one in found] == [0, 0]
+    assert [one.gradients is not None for one in found] == [True, True]
 
 
 def test_a_step_that_is_given_up_is_forgotten(exporter: TrainingExporter, tmp_path: Path) -> None:

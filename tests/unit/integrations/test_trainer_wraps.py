@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import pytest
 
-from training_exporter.integrations.trainer_wraps import MethodWrap, find_trainer, wrap_method
+from training_exporter.integrations.trainer_wraps import (
+    MethodWrap,
+    PartOf,
+    find_trainer,
+    wrap_method,
+)
 
 
 class Owner:
@@ -84,6 +91,33 @@ def test_a_wrapped_object_can_be_pickled(shouting: Shouting) -> None:
     assert duplicate.greet("you") == "hello you!"
     assert isinstance(duplicate.greet, MethodWrap)
     assert duplicate.greet.original.__self__ is duplicate
+
+
+class Whole:
+    """A callback with a part that holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        self.part, self.lock = Shouting(), Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+def test_a_part_is_found_in_the_copy_of_its_callback() -> None:
+    """So it need not be copied; and two of one name are one wrap."""
+    owner: Any = Owner()
+    owner.callback = Whole()
+    owner.callback.part.lock = Lock()
+    for _ in range(2):
+        wrap_method(owner, "greet", PartOf(owner.callback, "part.around"))
+
+    duplicate = copy.deepcopy(owner)
+
+    assert owner.greet("you") == duplicate.greet("you") == "hello you!"
+    assert duplicate.greet.around.callback is duplicate.callback
 
 
 def test_nobody_is_calling() -> None:
