@@ -7,10 +7,10 @@ from importlib import import_module
 from benchmarks.report import print_machine
 
 NAMES = (
-    "importing", "observe", "callback", "scrape", "layers", "gpu", "detection", "memory_growth",
-    "rules",
+    "importing", "observe", "blackbox", "callback", "scrape", "layers", "gpu", "detection",
+    "memory_growth", "replay", "rules", "sinks",
 )  # fmt: skip
-LONG = ("alert_latency", "false_alerts")
+LONG = ("alert_latency", "false_alerts", "ranks")
 """Take minutes, and run only when they are named."""
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the alert rules cost a real Prometheus that watches a run of 64 ranks, each with a GPU.
 
-The pages are the exporter's own; only the rank is exchanged. Prometheus starts with ten minutes of
-them, so that windows are as full as after hours, scrapes 64 targets with the shipped intervals, and
-says itself how long its groups of rules took. At the end a loss of NaN on every rank is added: the
-texts of alerts that fire are made anew in each evaluation.
+The pages are the exporter's own; only the rank is exchanged. Prometheus starts with what the rules
+look back at, so that windows are as full as after hours, scrapes 64 targets with the shipped
+intervals, and says itself how long its groups of rules took. At the end a loss of NaN on every rank
+is added: the texts of alerts that fire are made anew in each evaluation.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from time import sleep, time
 from typing import Any
 from urllib.request import urlopen
 
+import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from scripts.monitoring import SHIPPED, prometheus_config
@@ -36,8 +37,14 @@ from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuRead
 
 RANKS = 64
 SCRAPE_SECONDS = 5
-HISTORY_SECONDS = 600
-"""The longest window of the rules over what is scraped."""
+WINDOW = re.compile(r"([\w:]+)(?:\{[^}]*\})?\[(\d+)([smh])\](?: offset (\d+)([smh]))?")
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600}
+REMEMBERED = (
+    'run_rank:training_live:max{rank="0",run="bench"} 1\n'
+    'run:training_unfinished:max{run="bench"} 1\n'
+)
+"""What the rules have recorded of a run that is well."""
+OF_RANK = re.compile(rb'(?<!_)rank="0"')
 SETTLING_SECONDS = 16
 """An evaluation of every group; those of the hardware take turns of 15 s."""
 GPU = GpuReadings(
@@ -77,12 +84,14 @@ class Ranks:
 
     def step(self, loss: float) -> None:
         self._steps += 1
-        signals = StepSignals(self._steps, time(), loss=loss, grad_norm=1.0, step_seconds=1.0)
+        signals = StepSignals(
+            self._steps, time(), loss=loss, grad_norm=1.0, step_seconds=1.0, tokens=4096.0
+        )
         self.exporter.observe(signals)
 
     def page(self, rank: int) -> bytes:
         text = generate_latest(self.exporter.registry) + generate_latest(self._gpu)
-        return text.replace(b'rank="0"', b'rank="%d"' % rank)
+        return OF_RANK.sub(b'rank="%d"' % rank, text)
 
 
 @contextmanager
@@ -111,20 +120,43 @@ def served(ranks: Ranks, number: int) -> Iterator[list[str]]:
             server.server_close()
 
 
-def write_history(page: str, targets: list[str], used: set[str], path: Path) -> None:
-    """The series that rules use, of all ranks, every five seconds up to now, as OpenMetrics."""
-    lines = [line.rpartition(" ") for line in page.splitlines() if name_of(line) in used]
+def looked_back_at() -> dict[str, int]:
+    """Name of a series -> how far the shipped rules look back at it, in seconds."""
+    longest: dict[str, int] = {}
+    for rule in shipped_rules():
+        for name, window, unit, offset, offset_unit in WINDOW.findall(rule["expr"]):
+            ago = int(offset) * UNIT_SECONDS[offset_unit] if offset else 0
+            seconds = int(window) * UNIT_SECONDS[unit] + ago
+            longest[name] = max(seconds, longest.get(name, 0))
+    return longest
+
+
+def shipped_rules() -> Iterator[dict[str, Any]]:
+    for path in SHIPPED.parent.glob("../alertmanager/rules/*.yml"):
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            yield from group["rules"]
+
+
+def write_history(page: str, targets: list[str], path: Path) -> None:
+    """The series that the rules look back at, of all ranks, every five seconds up to now, as far
+    as they look, as OpenMetrics. What was positive is not among them: nothing has happened."""
+    windows = looked_back_at()
+    lines = [line.rpartition(" ") for line in (page + REMEMBERED).splitlines()]
     now = int(time()) - SCRAPE_SECONDS
     with path.open("w") as out:
-        for series, _, value in sorted(lines):
-            for rank, target in enumerate(targets):
-                of_rank = f'job="training",instance="{target}",rank="{rank}"'
-                labels = series.replace('rank="0"', of_rank)
-                out.writelines(
-                    f"{labels} {value} {now - ago}\n"
-                    for ago in range(HISTORY_SECONDS, -1, -SCRAPE_SECONDS)
-                )
+        for series, _, value in sorted(line for line in lines if name_of(line[0]) in windows):
+            times = range(now - windows[name_of(series)], now + 1, SCRAPE_SECONDS)
+            for labels in dict.fromkeys(labels_of(series, targets)):
+                out.writelines(f"{labels} {value} {at}\n" for at in times)
         out.write("# EOF\n")
+
+
+def labels_of(series: str, targets: list[str]) -> Iterator[str]:
+    """The series of each rank; what is recorded has no target."""
+    scraped = ":" not in name_of(series)
+    for rank, target in enumerate(targets):
+        of_target = f'job="training",instance="{target}",' if scraped else ""
+        yield OF_RANK.sub(f'{of_target}rank="{rank}"'.encode(), series.encode()).decode()
 
 
 def name_of(line: str) -> str:
@@ -187,9 +219,8 @@ def start(
     promtool: str,
 ) -> str:
     """Start Prometheus over a history, and wait until it is ready; returns its address."""
-    rules = "".join(path.read_text() for path in SHIPPED.parent.glob("../alertmanager/rules/*"))
     history, data, port = folder / "history.om", folder / "data", free_port()
-    write_history(ranks.page(0).decode(), targets, set(re.findall(r"\w+", rules)), history)
+    write_history(ranks.page(0).decode(), targets, history)
     command = [promtool, "tsdb", "create-blocks-from", "openmetrics", str(history), str(data)]
     subprocess.run(command, check=True, capture_output=True)
     config = folder / "prometheus.yml"

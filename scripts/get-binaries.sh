@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Newer Prometheus and Alertmanager than this machine has installed: fetched, unpacked, never installed.
+# Newer Prometheus, Alertmanager, Pushgateway and Docker Compose than this machine has installed: fetched, unpacked, never installed.
 #
 # Debian's mirrors carry every release side by side, and these programs are Go: of the system they need the C library only. So the
 # packages of a later release run as they are, and nothing that is installed here changes.
 #
-#   scripts/get-binaries.sh DEST [SUITE]    then: DEST/bin/{prometheus,promtool,alertmanager,amtool}; SUITE is forky unless given
+#   scripts/get-binaries.sh DEST [SUITE]    SUITE is forky unless given
+#
+# Then DEST/bin has prometheus, promtool, alertmanager, amtool, pushgateway and docker-compose.
 set -euo pipefail
 
 fail() { echo "get-binaries: $*" >&2; exit 1; }
 
 (($# == 1 || $# == 2)) || fail "usage: $0 DEST [SUITE]"
 suite=${2:-forky}
-programs=(prometheus promtool alertmanager amtool)
+programs=(prometheus promtool alertmanager amtool pushgateway docker-compose)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 { command -v apt-get && command -v dpkg-deb; } >/dev/null \
@@ -41,17 +43,18 @@ CONF
 export APT_CONFIG=$apt/apt.conf
 
 apt-get -qq --error-on=any update || fail "the Debian mirror that apt uses does not serve $suite"
-(cd "$apt" && apt-get -qq download prometheus promtool prometheus-alertmanager) \
-  || fail "$suite lacks a package of prometheus, promtool or prometheus-alertmanager"
+packages=(prometheus promtool prometheus-alertmanager prometheus-pushgateway docker-compose)
+(cd "$apt" && apt-get -qq download "${packages[@]}") || fail "$suite lacks one of the packages ${packages[*]}"
 for package in "$apt"/*.deb; do
   dpkg-deb --extract "$package" "$dest/unpacked"
 done
 rm -rf "$apt"
 
 for program in "${programs[@]}"; do
-  packaged=$dest/unpacked/usr/bin/$program
-  [[ -e $packaged ]] || packaged=$dest/unpacked/usr/bin/prometheus-$program
-  [[ -e $packaged ]] || fail "the packages of $suite have no $program"
-  ln -sf "../unpacked/usr/bin/${packaged##*/}" "$dest/bin/$program"
+  for packaged in "bin/$program" "bin/prometheus-$program" "libexec/docker/cli-plugins/$program"; do
+    [[ ! -e $dest/unpacked/usr/$packaged ]] || break
+  done
+  [[ -e $dest/unpacked/usr/$packaged ]] || fail "the packages of $suite have no $program"
+  ln -sf "../unpacked/usr/$packaged" "$dest/bin/$program"
   "$dest/bin/$program" --version 2>&1 | sed -n 1p
 done

@@ -150,6 +150,7 @@ def prometheus_config(targets: Sequence[str], alertmanager: str) -> str:
     config["rule_files"] = [str(SHIPPED.parent / pattern) for pattern in config["rule_files"]]
     config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [alertmanager]}]}]
     for job in config["scrape_configs"]:
+        del job["file_sd_configs"]
         job["static_configs"] = [{"targets": list(targets)}]
     return str(yaml.safe_dump(config, sort_keys=False))
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -17,8 +18,12 @@ HOW_TO_GET = {
     "prometheus": "apt-get install prometheus",
     "amtool": "apt-get install prometheus-alertmanager",
     "prometheus-alertmanager": "apt-get install prometheus-alertmanager",
+    "prometheus-pushgateway": "apt-get install prometheus-pushgateway",
     "chromium": "apt-get install chromium",
     "cc": "apt-get install gcc libc6-dev",
+    "busybox": "apt-get install busybox-static",
+    "docker": "apt-get install docker.io",
+    "dockerd": "apt-get install docker.io",
 }
 
 
@@ -26,14 +31,15 @@ HOW_TO_GET = {
 def clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No setting of the machine reaches a test, and of all exporters in this process only those of
     tests about GPUs read any: a thread that outlives its test would ask the next one's driver."""
+    launchers = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE"}
     for variable in list(os.environ):
-        if variable.startswith("TRAINING_EXPORTER_") or variable in {"RANK", "WORLD_SIZE"}:
+        if variable.startswith(("TRAINING_EXPORTER_", "SLURM_", "OMPI_")) or variable in launchers:
             monkeypatch.delenv(variable)
     if request.node.get_closest_marker("e2e") is None:
         monkeypatch.setenv("TRAINING_EXPORTER_GPU_METRICS", "0")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def binary() -> Callable[[str], str]:
     """Finds a program, or skips the test and says how to get it.
 
@@ -41,15 +47,30 @@ def binary() -> Callable[[str], str]:
     """
 
     def find(name: str) -> str:
-        path = shutil.which(name)
-        if path is None:
-            message = f"{name} is not installed; get it with: {HOW_TO_GET[name]}"
-            if os.environ.get("REQUIRE_BINARIES") == "1":
-                pytest.fail(message)
-            pytest.skip(message)
-        return path
+        return shutil.which(name) or lacking(
+            f"{name} is not installed; get it with: {HOW_TO_GET[name]}"
+        )
 
     return find
+
+
+@pytest.fixture
+def newer_binary() -> Callable[[str], str]:
+    """Finds the program that a variable like NEWER_PROMTOOL names, or skips the test likewise."""
+
+    def find(variable: str) -> str:
+        return os.environ.get(variable) or lacking(
+            f"{variable} names no program; scripts/get-binaries.sh fetches one"
+        )
+
+    return find
+
+
+def lacking(message: str) -> NoReturn:
+    """Skip the test, or fail it where nothing may be missing."""
+    if os.environ.get("REQUIRE_BINARIES") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from time import time
 from typing import Annotated, NoReturn
 
 import typer
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from training_exporter import reference
 from training_exporter._version import __version__
+from training_exporter.assets import FORMATS, AssetsError, shipped_files, write_files
 from training_exporter.catalog import Metric
 from training_exporter.config import DEFAULT_PORT
 from training_exporter.demo.plan import (
@@ -30,6 +32,10 @@ from training_exporter.demo.plan import (
 )
 from training_exporter.forensics.jsonform import ReportError
 from training_exporter.forensics.text import explain as explain_report
+from training_exporter.lifecycle.blackbox_format import KEPT_STEPS
+from training_exporter.lifecycle.blackbox_reader import BoxError, read_box
+from training_exporter.lifecycle.blackbox_text import ROWS, described
+from training_exporter.replay.command import backtest, replay
 
 DEFAULT_STEPS = 3000
 DEMO_NEEDS = ("torch", "transformers", "accelerate")
@@ -186,6 +192,54 @@ def explain(report: Annotated[Path, typer.Argument(help="A report's file.")]) ->
     Console().print(Markdown(text))
 
 
+@app.command()
+def assets(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.")],
+    form: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "files",
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite files that say something else.")
+    ] = False,
+) -> None:
+    """Write the alert rules, the routing, the dashboards and their provisioning into a folder."""
+    if form not in FORMATS:
+        _fail(f"--format is one of {', '.join(FORMATS)}, not {form}")
+    try:
+        written = write_files(folder, FORMATS[form](shipped_files()), overwrite=force)
+    except AssetsError as error:
+        _fail(str(error))
+    typer.echo("\n".join(map(str, written)))
+
+
+@app.command()
+def blackbox(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files that end in .blackbox.")
+    ],
+    steps: Annotated[
+        int, typer.Option(min=0, max=KEPT_STEPS, help="How many of the last steps to show.")
+    ] = ROWS,
+) -> None:
+    """Show where a run was when its process ended, also one that was killed."""
+    unreadable = [path for path in files if not _show_box(path, steps)]
+    if unreadable:
+        raise typer.Exit(USAGE_ERROR)
+
+
+app.command()(replay)
+app.command()(backtest)
+
+
+def _show_box(path: Path, steps: int) -> bool:
+    """Show a black box, or the error; whether there was one."""
+    try:
+        text = described(read_box(path), now=time(), rows=steps)
+    except BoxError as error:
+        _say_error(str(error))
+        return False
+    Console().print(Markdown(text))
+    return True
+
+
 def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:
     # Type and labels go below the name: four columns are too many for 80 characters.
     table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
@@ -197,6 +251,10 @@ def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:
     return table
 
 
-def _fail(message: str) -> NoReturn:
+def _say_error(message: str) -> None:
     Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _say_error(message)
     raise typer.Exit(USAGE_ERROR)

@@ -14,9 +14,21 @@ logger = logging.getLogger("training_exporter")
 DEFAULT_PORT = 10400
 ENV_PREFIX = "TRAINING_EXPORTER_"
 PROFILE_NAMES = ("robust", "textbook")
+RANK_POLICIES = ("all", "local_zero", "zero")
 LAYER_GROUPINGS = ("auto", "block", "module", "parameter")
 
-_FORENSICS_FLAGS = ("forensics", "forensics_hooks")
+_FLAGS = (
+    "serve", "strict", "gpu_metrics", "gpu_pcie", "forensics", "forensics_hooks", "resume_state",
+    "pushgateway_cleanup", "debug_stack",
+)  # fmt: skip
+_TEXTS = {
+    "run": "name",
+    "forensics_dir": "folder",
+    "sd_dir": "folder",
+    "sd_address": "host name or address",
+    "blackbox_dir": "folder",
+    "pushgateway": "address such as http://localhost:9091",
+}
 
 DetectorOptions = Mapping[str, Mapping[str, float]]
 
@@ -32,10 +44,11 @@ class ExporterConfig:
         run: name of the run, the label `run` of every series. Keep it the same over restarts.
             None takes the integration's own idea of it (Hugging Face: `run_name` or the name of
             the output folder), else "training".
-        rank: rank of this process, the label `rank`. None takes the launcher's `RANK`, else 0.
+        rank: rank of this process, the label `rank`. None takes the launcher's, else 0.
         serve: False keeps the port closed; the metrics are then in `TrainingExporter.registry`.
         address: address to listen on; the default is all interfaces, as is usual for exporters.
-        port: port to listen on; 0 takes any free one.
+        port: port to listen on, of a node's first process; the others count up from it by their
+            rank on the node. 0 takes any free one.
         port_tries: how many ports, from `port` on, to try when one is taken.
         profile: which detectors: "robust" (tuned on real logs) or "textbook" (published formulas).
         detectors: options of detectors by kind, such as `{"loss_spike": {"jump": 2.0}}`. In the
@@ -66,6 +79,20 @@ class ExporterConfig:
             to the next; 0 turns it off.
         linger: at most so many seconds the process stays at its end until each scraper has seen the
             final state; it is never more than two scrape intervals. 0 leaves at once.
+        ranks: which ranks serve a page: "all", "local_zero", the first of each node, or "zero", the
+            first of all. The others open no port.
+        sd_dir: folder in which each process that serves writes a target file for Prometheus, so
+            that ports and nodes need no configuration; see docs/ranks.md. None writes none.
+        sd_address: host name or address in the target file; None takes `address`, or the name of
+            this host where that is all interfaces.
+        blackbox_dir: folder of the black box, a small file that outlives a killed process and holds
+            its last steps and counters; on a local disk. None writes none. See docs/restarts.md.
+        resume_state: save averages and detectors beside each checkpoint of the Trainer, and go on
+            with them when a run resumes.
+        pushgateway: address of a Pushgateway that gets the page at the start and at the end, for
+            jobs that no Prometheus can scrape in time. None pushes nothing.
+        pushgateway_cleanup: delete there what was pushed once a run has completed.
+        debug_stack: show at /debug/stack where each thread of the process stands.
         strict: raise at start when the server cannot listen, instead of warning and training on.
 
     Raises:
@@ -96,12 +123,20 @@ class ExporterConfig:
     forensics_quiet_steps: int = 1000
     forensics_hooks: bool = False
     linger: float = 30.0
+    ranks: str = "all"
+    sd_dir: str | None = None
+    sd_address: str | None = None
+    blackbox_dir: str | None = None
+    resume_state: bool = True
+    pushgateway: str | None = None
+    pushgateway_cleanup: bool = True
+    debug_stack: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
         if self.rank is not None:
             _whole("rank", self.rank, 0, 2**31)
-        for name in ("serve", "strict", "gpu_metrics", "gpu_pcie", *_FORENSICS_FLAGS):
+        for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.address, str):
@@ -119,15 +154,14 @@ class ExporterConfig:
         if self.peak_flops is not None:
             _number("peak_flops", self.peak_flops, 1e6, 1e18)
         _whole("forensics_quiet_steps", self.forensics_quiet_steps, 1, 10**9)
-        _name_or_none("forensics_dir", self.forensics_dir, "folder")
+        for name, what in _TEXTS.items():
+            _text_or_none(name, getattr(self, name), what)
+        if self.pushgateway is not None:
+            _web_address("pushgateway", self.pushgateway)
         _choice_of_gpus(self.gpus)
-        _name_or_none("run", self.run, "name")
-        if self.layer_grouping not in LAYER_GROUPINGS:
-            valid = ", ".join(LAYER_GROUPINGS)
-            raise ValueError(f"layer_grouping must be one of {valid}, got {self.layer_grouping!r}")
-        if self.profile not in PROFILE_NAMES:
-            valid = ", ".join(PROFILE_NAMES)
-            raise ValueError(f"profile must be one of {valid}, got {self.profile!r}")
+        _one_of("layer_grouping", self.layer_grouping, LAYER_GROUPINGS)
+        _one_of("profile", self.profile, PROFILE_NAMES)
+        _one_of("ranks", self.ranks, RANK_POLICIES)
         beta_is_number = isinstance(self.ema_beta, int | float) and self.ema_beta is not False
         if not beta_is_number or not 0 <= self.ema_beta < 1:
             raise ValueError(f"ema_beta must be at least 0 and below 1, got {self.ema_beta!r}")
@@ -179,9 +213,19 @@ def _number(name: str, value: object, least: float, most: float) -> None:
         raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
 
 
-def _name_or_none(name: str, value: object, what: str) -> None:
+def _one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise ValueError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+
+
+def _text_or_none(name: str, value: object, what: str) -> None:
     if value is not None and not (isinstance(value, str) and value.strip()):
         raise ValueError(f"{name} must be a {what} that is not empty, or None, got {value!r}")
+
+
+def _web_address(name: str, value: str) -> None:
+    if not re.fullmatch(r"https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", value):
+        raise ValueError(f"{name} must be an address such as http://localhost:9091, got {value!r}")
 
 
 def _choice_of_gpus(value: object) -> None:
@@ -243,6 +287,14 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "max_layers": (int, "a whole number"),
     "gradient_histogram_interval": (int, "a whole number"),
     "linger": (float, "a number"),
+    "ranks": (str, f"one of {', '.join(RANK_POLICIES)}"),
+    "sd_dir": (str, "a folder"),
+    "sd_address": (str, "a host name or address"),
+    "blackbox_dir": (str, "a folder"),
+    "resume_state": (_flag, "1, true, yes, 0, false or no"),
+    "pushgateway": (str, "an address such as http://localhost:9091"),
+    "pushgateway_cleanup": (_flag, "1, true, yes, 0, false or no"),
+    "debug_stack": (_flag, "1, true, yes, 0, false or no"),
     "strict": (_flag, "1, true, yes, 0, false or no"),
 }
 assert {entry.name for entry in fields(ExporterConfig)} == set(_READERS)

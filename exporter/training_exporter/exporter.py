@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from time import perf_counter, time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary, finalize
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import finalize
 
 from training_exporter import catalog
 from training_exporter.config import DetectorOptions, ExporterConfig
@@ -23,6 +23,7 @@ from training_exporter.gpu.own import OwnGpus
 from training_exporter.gpu.sampler import GpuSampler
 from training_exporter.gpu.watch import GpuWatch, Plan
 from training_exporter.serving import Serving
+from training_exporter.sinks.sink import Sink
 from training_exporter.status import ExporterHealth, StatusBoard
 from training_exporter.watching import RunWatch
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import torch
     from prometheus_client import CollectorRegistry
 
-    from training_exporter.collectors.guard import GuardedCollectors
     from training_exporter.integrations.torch_loop import TorchLoop
 
 _T = TypeVar("_T")
@@ -51,6 +51,7 @@ class TrainingExporter(RunWatch):
             the setting of that name, options of the profile's own detectors.
         registry: the registry to serve. Metrics of your own that you register there are on the
             same page.
+        sinks: who else is told of the run, such as W&B or a chat; see docs/sinks.md.
         clock: returns Unix time in seconds.
         settings: fields of ExporterConfig.
 
@@ -58,16 +59,13 @@ class TrainingExporter(RunWatch):
         ValueError, TypeError: a setting that is out of range or unknown.
     """
 
-    _collectors: ClassVar[WeakKeyDictionary[CollectorRegistry, GuardedCollectors]] = (
-        WeakKeyDictionary()
-    )
-
     def __init__(
         self,
         config: ExporterConfig | None = None,
         *,
         detectors: Iterable[Detector] | DetectorOptions | None = None,
         registry: CollectorRegistry | None = None,
+        sinks: Iterable[Sink] = (),
         clock: Callable[[], float] = time,
         **settings: Any,
     ) -> None:
@@ -79,7 +77,7 @@ class TrainingExporter(RunWatch):
         config = config or ExporterConfig.from_environ(os.environ, **settings)
         if detectors is None:
             detectors = build_detectors(config.profile, config.detectors)
-        super().__init__(config, detectors, clock)
+        super().__init__(config, detectors, clock, sinks)
         self._gpus = _gpu_sampler(self.config, self._board, self.health)
         self._board.gpus = self._gpus.source
         with self.boundary.at(catalog.LIFECYCLE_ERROR):
@@ -87,7 +85,7 @@ class TrainingExporter(RunWatch):
         self._loop: TorchLoop | None = None
         self.registry = self._registered(registry)
         self._serving = Serving(
-            self.config, self.boundary, self.registry, self._board, self.monitor
+            self.config, self.boundary, self.registry, self._board, self.monitor, self._sinks
         )
         # Not at exit: then the process ends, and the port with it.
         finalize(self, self._serving.abandon).atexit = False
@@ -96,19 +94,9 @@ class TrainingExporter(RunWatch):
         """The registry with our collectors in it, instead of those of an exporter before us."""
         # Here and not above: prometheus_client takes longer to import than all else together, and
         # who imports this package has not asked for an exporter yet.
-        from prometheus_client import CollectorRegistry
+        from training_exporter.collectors import registered
 
-        from training_exporter.collectors import collectors_of
-
-        if registry is None:
-            registry = CollectorRegistry()
-        before = TrainingExporter._collectors.pop(registry, None)
-        if before is not None:
-            registry.unregister(before)
-        ours = collectors_of(self._board, self.monitor, self.health)
-        registry.register(ours)
-        TrainingExporter._collectors[registry] = ours
-        return registry
+        return registered(registry, self._board, self.monitor, self.health)
 
     @property
     def url(self) -> str | None:
@@ -122,6 +110,10 @@ class TrainingExporter(RunWatch):
 
     # Serving
 
+    def identify(self, *, run: str | None = None, rank: int | None = None, **info: object) -> None:
+        super().identify(run=run, rank=rank, **info)
+        self._serving.announce()
+
     def start(self) -> TrainingExporter:
         """Begin to serve and to read the GPUs, as far as that is configured and not done yet.
 
@@ -131,6 +123,7 @@ class TrainingExporter(RunWatch):
         Raises:
             OSError: no port could be had, with `strict` only.
         """
+        self._recollection.recall(self.status.run, self.status.rank)  # before the first page
         self._serving.start()
         if self.config.gpu_metrics:
             with self.boundary.at(catalog.GPU_ERROR):
@@ -147,8 +140,12 @@ class TrainingExporter(RunWatch):
         """
         if linger:
             self._serving.await_last_scrape()
-        self._serving.close()
+        self._serving.close(cleanup=linger)
         self._gpus.close()
+        if self.status.state in catalog.FINAL_STATES:
+            self._recollection.close()
+            if self._sinks is not None:
+                self._sinks.leave()
 
     def __enter__(self) -> TrainingExporter:
         self.set_state(catalog.STARTING)
@@ -170,6 +167,9 @@ class TrainingExporter(RunWatch):
             if loop is not None:
                 loop.finish(error)
         super().finish(error)
+        self._serving.tell_end()
+        if self._sinks is not None:
+            self._sinks.wait()
 
     # A training loop written by hand
 
@@ -239,6 +239,22 @@ class TrainingExporter(RunWatch):
     def saving(self) -> AbstractContextManager[None]:
         """`with exporter.saving():` around the writing of a checkpoint."""
         return self.paused(catalog.CHECKPOINT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Averages, what detectors have learnt and curves after the last step, to be saved in a
+        checkpoint of your own: values that JSON and `torch.save` can hold. On one rank is enough.
+
+        A Trainer needs none of this: it is saved beside its checkpoints.
+        """
+        return self.resumption.state(self.ended_step)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the step that a state is of, on each rank. Never raises: one that is of
+        another run or number of ranks, or none at all, is a warning, and all begins anew."""
+        with self.boundary.at(catalog.LIFECYCLE_ERROR):
+            step = self.resumption.go_on(lambda: state, None)
+            if step is not None:
+                self.ended_step = step
 
     def _hand_loop(self) -> TorchLoop:
         if self._loop is None:

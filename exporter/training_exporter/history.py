@@ -51,7 +51,7 @@ class CurveHistory:
             # A NaN is not above anything, and an infinite value is no point of a curve.
             if loss is not None and -inf < loss < inf and (loss_peak is None or loss > loss_peak):
                 loss_peak = loss
-            if norm is not None and norm < inf and (norm_peak is None or norm > norm_peak):
+            if norm is not None and -inf < norm < inf and (norm_peak is None or norm > norm_peak):
                 norm_peak = norm
             pending += 1
             if pending >= self.stride:
@@ -84,10 +84,17 @@ class CurveHistory:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over saved points; anything missing starts afresh."""
-        points = [Point(*point) for point in state.get("points", ())]
+        points = [
+            Point(int(step), _number(loss), _number(norm))
+            for step, loss, norm in state.get("points", ())
+        ]
         self._points = points if len(points) < CAPACITY else []
         self.stride = max(1, int(state.get("stride", 1)))
         self._restart_point()
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _larger(a: float | None, b: float | None) -> float | None:

@@ -13,7 +13,7 @@ from training_exporter.catalog import GRAD_NORM, LOSS, STEP_DURATION_BUCKETS
 from training_exporter.history import CurveHistory
 from training_exporter.signals import StepSignals
 from training_exporter.smoothing import Ema
-from training_exporter.snapshot import NonFinite, Totals
+from training_exporter.snapshot import Best, NonFinite, RunTotals, Totals
 
 
 class Ledger:
@@ -24,25 +24,29 @@ class Ledger:
 
     Attributes:
         loss_ema, grad_norm_ema: averages of the finite values.
-        totals: sums since the start.
+        totals: sums since the start of the process.
+        run: what went into the present weights.
         step_buckets: number of steps by duration, one more than STEP_DURATION_BUCKETS has bounds.
         history: loss and gradient norm over all steps.
         non_finite: by signal, since when and for how long it is not finite.
+        best: the lowest loss, and when it was.
     """
 
     __slots__ = (
-        "grad_norm_ema", "history", "loss_ema", "loss_scale", "non_finite", "step_buckets",
-        "totals",
+        "best", "grad_norm_ema", "history", "loss_ema", "loss_scale", "non_finite", "run",
+        "step_buckets", "totals",
     )  # fmt: skip
 
     def __init__(self, ema_beta: float) -> None:
         self.loss_ema = Ema(ema_beta)
         self.grad_norm_ema = Ema(ema_beta)
         self.totals = Totals()
+        self.run = RunTotals()
         self.step_buckets = [0] * (len(STEP_DURATION_BUCKETS) + 1)
         self.history = CurveHistory()
         self.loss_scale: float | None = None
         self.non_finite = {LOSS: NonFinite(), GRAD_NORM: NonFinite()}
+        self.best: Best | None = None
 
     def after(self, steps: Sequence[StepSignals]) -> Ledger:
         """The books after some more steps."""
@@ -61,24 +65,48 @@ class Ledger:
         }
         return later
 
-    def state_dict(self) -> dict[str, Any]:
+    def levels(self) -> dict[str, Any]:
+        """What belongs to the weights and goes back to a checkpoint with them."""
+        scale = self.loss_scale
         return {
             "loss_ema": self.loss_ema.state_dict(),
             "grad_norm_ema": self.grad_norm_ema.state_dict(),
-            "totals": self.totals._asdict(),
-            "step_buckets": list(self.step_buckets),
+            "run": self.run._asdict(),
             "history": self.history.state_dict(),
-            "loss_scale": self.loss_scale,
-            "non_finite": {name: list(state) for name, state in self.non_finite.items()},
+            "loss_scale": scale if scale is not None and isfinite(scale) else None,
+            "streaks": {name: state.streak for name, state in self.non_finite.items()},
+            "best": self.best and list(self.best),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over saved books. What is missing starts afresh, what is unknown is ignored.
+    def load_levels(self, state: Mapping[str, Any]) -> None:
+        """Take over saved levels. What is missing starts afresh, of totals it is unknown."""
+        self.loss_ema.load_state_dict(state.get("loss_ema") or {})
+        self.grad_norm_ema.load_state_dict(state.get("grad_norm_ema") or {})
+        run = state.get("run") or {}
+        self.run = RunTotals(*[_known(run.get(name)) for name in RunTotals._fields])
+        self.history.load_state_dict(state.get("history") or {})
+        self.loss_scale = _known(state.get("loss_scale"))
+        streaks = state.get("streaks") or {}
+        self.non_finite = {
+            name: before._replace(streak=float(streaks.get(name) or 0.0))
+            for name, before in self.non_finite.items()
+        }
+        best = state.get("best")
+        self.best = Best(float(best[0]), int(best[1])) if best else None
+
+    def counts(self) -> dict[str, Any]:
+        """What was counted in this process, whatever became of the weights."""
+        return {
+            "totals": self.totals._asdict(),
+            "step_buckets": list(self.step_buckets),
+            "non_finite_times": {name: state.timestamp for name, state in self.non_finite.items()},
+        }
+
+    def load_counts(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier process counted. What is missing starts at 0.
 
         A histogram with other buckets than these cannot go on, so it and its sum start afresh.
         """
-        self.loss_ema.load_state_dict(state.get("loss_ema") or {})
-        self.grad_norm_ema.load_state_dict(state.get("grad_norm_ema") or {})
         sums = state.get("totals") or {}
         self.totals = Totals(*[float(sums.get(name) or 0.0) for name in Totals._fields])
         buckets = state.get("step_buckets") or []
@@ -87,20 +115,23 @@ class Ledger:
         else:
             self.step_buckets = [0] * len(self.step_buckets)
             self.totals = self.totals._replace(step_seconds=0.0)
-        self.history.load_state_dict(state.get("history") or {})
-        self.loss_scale = state.get("loss_scale")
-        saved = state.get("non_finite") or {}
-        self.non_finite = {name: NonFinite(*saved.get(name, ())) for name in self.non_finite}
+        times = state.get("non_finite_times") or {}
+        self.non_finite = {
+            name: before._replace(timestamp=_known(times.get(name)))
+            for name, before in self.non_finite.items()
+        }
 
     def _copy(self) -> Ledger:
         later = Ledger.__new__(Ledger)
         later.loss_ema = self.loss_ema.copy()
         later.grad_norm_ema = self.grad_norm_ema.copy()
         later.totals = self.totals
+        later.run = self.run
         later.step_buckets = self.step_buckets.copy()
         later.history = self.history.copy()
         later.loss_scale = self.loss_scale
         later.non_finite = self.non_finite
+        later.best = self.best
         return later
 
     def _enter(self, steps: Sequence[StepSignals]) -> None:
@@ -124,6 +155,10 @@ class Ledger:
             step_seconds=before.step_seconds + sum(durations),
             **_effort(before, steps),
         )
+        done = self.totals
+        self.run = self.run.plus(
+            done.steps - before.steps, done.tokens - before.tokens, done.samples - before.samples
+        )
         spoilt = {
             LOSS: len(losses) > len(finite_losses),
             GRAD_NORM: len(norms) > len(finite_norms),
@@ -132,6 +167,8 @@ class Ledger:
             signal: _followed(state, steps, signal) if spoilt[signal] or state.streak else state
             for signal, state in self.non_finite.items()
         }
+        if finite_losses and (self.best is None or min(finite_losses) < self.best.loss):
+            self.best = _best(steps)
         self.loss_ema.update_all(finite_losses)
         self.grad_norm_ema.update_all(finite_norms)
         self.history.add_all(steps)
@@ -162,6 +199,16 @@ def _followed(state: NonFinite, steps: Sequence[StepSignals], signal: str) -> No
         else:
             streak, timestamp = streak + 1, step.timestamp
     return NonFinite(streak, timestamp)
+
+
+def _best(steps: Sequence[StepSignals]) -> Best:
+    """The lowest loss of steps of which one at least has a finite one; of equals the first."""
+    known = [(s.loss, s.step) for s in steps if s.loss is not None and isfinite(s.loss)]
+    return Best(*min(known, key=lambda each: each[0]))
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _effort(before: Totals, steps: Sequence[StepSignals]) -> dict[str, float]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Real
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -58,6 +59,21 @@ class StepSignals:
     memory_allocated_bytes: float | None = None
     positions: float | None = None
     flops: float | None = None
+
+
+_NUMERIC = tuple(entry.name for entry in fields(StepSignals) if entry.name != "learning_rates")
+
+
+def require_numbers(signals: StepSignals) -> None:
+    """Refuse a step of which a field is no number.
+
+    Raises:
+        TypeError: naming the field and what it holds.
+    """
+    for name in _NUMERIC:
+        value = getattr(signals, name)
+        if value is not None and not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number or None, got {value!r}")
 
 
 class Evaluation(NamedTuple):

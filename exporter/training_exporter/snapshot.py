@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
+from training_exporter.catalog import ANOMALY_KINDS
 from training_exporter.history import CurveHistory
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.timing.eta import Rhythm, Schedule, eta
+
+
+def meaning(kind: str) -> str:
+    """What a kind of anomaly means. A user's own detector may have a kind of its own."""
+    return ANOMALY_KINDS.get(kind, "found by a detector of your own")
 
 
 class Anomaly(NamedTuple):
@@ -20,6 +27,14 @@ class Anomaly(NamedTuple):
     timestamp: float
     value: float
     threshold: float
+
+    @property
+    def in_words(self) -> str:
+        """What it means, and the two numbers that say so, where there are such."""
+        if not isfinite(self.threshold):
+            return meaning(self.kind)
+        numbers = f"value {self.value:.6g}, threshold {self.threshold:.6g}"
+        return f"{meaning(self.kind)} ({numbers})"
 
 
 class AnomalyStatus(NamedTuple):
@@ -52,6 +67,30 @@ class Totals(NamedTuple):
     flops: float = 0.0
 
 
+class RunTotals(NamedTuple):
+    """What went into the present weights, in this process and those before it; None when that is
+    not known, as after a resume from a checkpoint that says nothing of it."""
+
+    steps: float | None = 0.0
+    tokens: float | None = 0.0
+    samples: float | None = 0.0
+
+    def plus(self, steps: float, tokens: float, samples: float) -> RunTotals:
+        """The same after some more steps."""
+        return RunTotals(
+            None if self.steps is None else self.steps + steps,
+            None if self.tokens is None else self.tokens + tokens,
+            None if self.samples is None else self.samples + samples,
+        )
+
+
+class Best(NamedTuple):
+    """The lowest loss of a step so far, and the step."""
+
+    loss: float
+    step: int
+
+
 class NonFinite(NamedTuple):
     """How a signal is doing that may be NaN or infinite.
 
@@ -70,7 +109,7 @@ class Snapshot(NamedTuple):
     Attributes:
         signals: the last step, None before the first.
         loss_ema, grad_norm_ema: averages of the finite values, None before the first of them.
-        totals: sums since the start.
+        totals: sums since the start of the process.
         since: the totals some steps ago; the difference to `totals` gives the recent rates.
         step_buckets: number of steps by duration, one more than STEP_DURATION_BUCKETS has bounds.
         anomalies: one status per detector.
@@ -79,6 +118,8 @@ class Snapshot(NamedTuple):
         non_finite: by signal, one of catalog.WATCHED_SIGNALS.
         pauses: how often and how long the steps are interrupted, by catalog.PAUSES.
         schedules: when the trainer means to interrupt them, where it says so.
+        run: what went into the present weights.
+        best: the lowest finite loss of a step, None before there was one.
     """
 
     signals: StepSignals | None
@@ -94,6 +135,8 @@ class Snapshot(NamedTuple):
     non_finite: Mapping[str, NonFinite] = MappingProxyType({})
     pauses: Mapping[str, Rhythm] = MappingProxyType({})
     schedules: Mapping[str, Schedule] = MappingProxyType({})
+    run: RunTotals = RunTotals()
+    best: Best | None = None
 
     @property
     def pace_seconds(self) -> float | None:

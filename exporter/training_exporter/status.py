@@ -14,6 +14,7 @@ from training_exporter.catalog import (
     GPU_PHASE,
     OBSERVE_PHASE,
     PAUSES,
+    RESUME_FAILURES,
     SCRAPE_PHASE,
     STARTING,
     STEP_PHASE,
@@ -42,6 +43,24 @@ class ReportNote(NamedTuple):
     alarming: bool
 
 
+class ForwardPasses(NamedTuple):
+    """The forward passes of training so far.
+
+    Attributes:
+        begun, ended: on the host.
+        seconds: what they took on the device, None while that is not known.
+    """
+
+    begun: int = 0
+    ended: int = 0
+    seconds: float | None = None
+
+    def plus(self, begun: int, ended: int, seconds: float | None) -> ForwardPasses:
+        """These and some more, of which the time may not be known."""
+        known = self.seconds if seconds is None else seconds + (self.seconds or 0.0)
+        return ForwardPasses(self.begun + begun, self.ended + ended, known)
+
+
 class RunStatus(NamedTuple):
     """Everything about a run that its steps do not say. Immutable; replaced as a whole.
 
@@ -56,9 +75,11 @@ class RunStatus(NamedTuple):
         pauses: seconds spent by activity, one of catalog.PAUSES.
         compute: seconds that the device spent so far, by catalog.COMPUTE_PHASES.
         last_compute: the same of one of the last steps; empty while none is known.
+        forward: its forward passes, None where they are not seen.
         peak_flops: FLOP/s that this process could do at the precision of the run, None if unknown.
         report: the last report on a NaN, None while there was none.
         reports: how many there were.
+        restarts: times that the run was started again in another process.
         running_since: Unix time at which the run began to train, or went on after the last pause.
     """
 
@@ -73,14 +94,23 @@ class RunStatus(NamedTuple):
     running_since: float | None = None
     report: ReportNote | None = None
     reports: int = 0
+    restarts: int = 0
     compute: Mapping[str, float] = MappingProxyType(dict.fromkeys(COMPUTE_PHASES, 0.0))
     last_compute: Mapping[str, float] = _NO_VALUES
+    forward: ForwardPasses | None = None
     peak_flops: float | None = None
 
     @property
     def labels(self) -> dict[str, str]:
         """The labels of every series."""
         return {"run": self.run, "rank": str(self.rank)}
+
+    def plus_compute(self, seconds: Mapping[str, float]) -> RunStatus:
+        """The status after a step in which the device spent seconds by phase. What is under another
+        name than COMPUTE_PHASES is left out."""
+        last = {phase: seconds[phase] for phase in COMPUTE_PHASES if phase in seconds}
+        sums = {phase: sum_ + last.get(phase, 0.0) for phase, sum_ in self.compute.items()}
+        return self._replace(compute=MappingProxyType(sums), last_compute=MappingProxyType(last))
 
     def last_progress(self, last_step: float | None) -> float | None:
         """Unix time at which something last got on, from that of the last step.
@@ -100,16 +130,38 @@ class StatusBoard:
         memory: torch's allocator at the last step, a reading for each CUDA device in use.
         layers: the last pass over the layers of the model.
         magnitudes: how large the values in the gradients were.
+        training_thread: identifier of the thread that trains, None before it is known.
+        before_status: called with each new status just before others can see it.
+        after_end: called whenever the run has been concluded.
     """
 
-    __slots__ = ("__weakref__", "gpus", "layers", "magnitudes", "memory", "status")
+    __slots__ = (
+        "__weakref__", "_status", "after_end", "before_status", "gpus", "layers", "magnitudes",
+        "memory", "training_thread",
+    )  # fmt: skip
 
     def __init__(self, status: RunStatus) -> None:
-        self.status = status
+        self.before_status: Callable[[RunStatus], object] = _nothing
+        self.after_end: Callable[[], object] = _nothing
+        self._status = status
         self.gpus: Callable[[], GpuReadings] = GpuReadings
         self.memory: tuple[AllocatorReading, ...] = ()
         self.layers = LayerBoard()
         self.magnitudes = MagnitudeTotals()
+        self.training_thread: int | None = None
+
+    @property
+    def status(self) -> RunStatus:
+        return self._status
+
+    @status.setter
+    def status(self, status: RunStatus) -> None:
+        self.before_status(status)
+        self._status = status
+
+
+def _nothing(*told: object) -> None:
+    """Nobody wants to know."""
 
 
 class ExporterHealth:
@@ -123,17 +175,21 @@ class ExporterHealth:
         observe_seconds: averages and detectors, on the training thread.
         scrape_seconds: drawing pages, on the server's threads.
         gpu_seconds: processor time of asking the GPUs' driver, on the sampler's thread.
+        sink_drops: returns what sinks were not told, by sink.
     """
 
     __slots__ = (
         "_lock",
         "dropped_layer_passes",
         "dropped_observations",
+        "dropped_phases",
         "dropped_series",
         "errors",
         "gpu_seconds",
         "observe_seconds",
+        "resume_failures",
         "scrape_seconds",
+        "sink_drops",
         "step_seconds",
     )
 
@@ -147,12 +203,19 @@ class ExporterHealth:
         self.dropped_observations = 0
         self.dropped_series = 0
         self.dropped_layer_passes = 0
+        self.dropped_phases = 0
+        self.resume_failures = dict.fromkeys(RESUME_FAILURES, 0)
+        self.sink_drops: Callable[[], Mapping[str, int]] = dict
 
     def count_error(self, where: str) -> int:
         """Count an error at one of catalog.ERROR_PLACES, and return how many there were."""
         with self._lock:
             self.errors[where] += 1
             return self.errors[where]
+
+    def count_resume_failure(self, reason: str) -> None:
+        """Count a state that was not taken over, for one of catalog.RESUME_FAILURES."""
+        self.resume_failures[reason] += 1
 
     def add_scrape(self, seconds: float) -> None:
         """Count the time that a page took."""

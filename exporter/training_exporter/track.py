@@ -83,28 +83,37 @@ class Track:
         self.observe = _not_asked
         self.verdict, self.active = WARMING_UP, False
 
-    def state_dict(self) -> dict[str, Any]:
+    def levels(self) -> dict[str, Any]:
+        """What belongs to the weights and goes back to a checkpoint with them."""
         return {
             "detector": {} if self._retired else self._detector.state_dict(),
-            "total": self._total,
-            "last_step": self._last_step,
-            "last_time": self._last_time,
-            "last": None if self._last is None else [_portable(x) for x in self._last],
             "active": self.active,
             "calm": self._calm,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved story. What is missing starts afresh."""
+    def load_levels(self, state: Mapping[str, Any]) -> None:
+        """Take over what was learnt. What is missing starts afresh."""
         if not self._retired:
             self._detector.load_state_dict(state.get("detector") or {})
+            self.active, self._calm = bool(state.get("active")), int(state.get("calm") or 0)
+        self.verdict = WARMING_UP
+
+    def counts(self) -> dict[str, Any]:
+        """What was found in this process, whatever became of the weights."""
+        return {
+            "total": self._total,
+            "last_step": self._last_step,
+            "last_time": self._last_time,
+            "last": None if self._last is None else [_portable(x) for x in self._last],
+        }
+
+    def load_counts(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier process found. What is missing starts afresh."""
         self._total = state.get("total", 0)
         self._last_step = state.get("last_step")
         self._last_time = state.get("last_time")
         last = state.get("last")
         self._last = Finding(*map(float, last)) if last else None
-        self.active, self._calm = state.get("active", False), state.get("calm", 0)
-        self.verdict = WARMING_UP
 
     def status(self) -> AnomalyStatus:
         value, threshold = self._last or (None, None)

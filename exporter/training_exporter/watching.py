@@ -3,31 +3,42 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from math import isfinite
+from functools import partial
+from threading import get_ident
 from time import perf_counter
 from types import MappingProxyType
 
 from training_exporter import catalog
+from training_exporter.announcing import Announcer
 from training_exporter.boundary import StepBoundary
 from training_exporter.config import ExporterConfig
 from training_exporter.detectors.base import Detector
+from training_exporter.ending import Ending
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.layers.magnitudes import Magnitudes
 from training_exporter.layers.shown import LayerBoard, LayerState
+from training_exporter.lifecycle.beginning import first_status, info_labels
+from training_exporter.lifecycle.blackbox_reader import Box
 from training_exporter.lifecycle.last_words import conclude
+from training_exporter.lifecycle.recollection import Recollection
+from training_exporter.lifecycle.resume import Resumption
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.snapshot import Anomaly, Snapshot
-from training_exporter.status import ExporterHealth, ReportNote, RunStatus, StatusBoard
+from training_exporter.sinks.feed import SinkFeed
+from training_exporter.sinks.sink import Sink
+from training_exporter.snapshot import Snapshot
+from training_exporter.status import (
+    ExporterHealth,
+    ForwardPasses,
+    ReportNote,
+    RunStatus,
+    StatusBoard,
+)
 from training_exporter.timing.step_timer import StepTimer
 from training_exporter.values import clean_text, merge_capped, numbers_of
-
-logger = logging.getLogger("training_exporter")
 
 _STATE_DURING = {catalog.EVALUATION: catalog.EVALUATING, catalog.CHECKPOINT: catalog.SAVING}
 
@@ -42,13 +53,20 @@ class RunWatch:
         config: the settings.
         detectors: the detectors to run.
         clock: returns Unix time in seconds.
+        sinks: who else is told.
 
     Attributes:
         ended_step: the last step that ended on the host; its values may still be on their way.
+        ending: tells the summary of the run, once it has ended.
+        resumption: saves where the run is, and goes on from there.
     """
 
     def __init__(
-        self, config: ExporterConfig, detectors: Iterable[Detector], clock: Callable[[], float]
+        self,
+        config: ExporterConfig,
+        detectors: Iterable[Detector],
+        clock: Callable[[], float],
+        sinks: Iterable[Sink] = (),
     ) -> None:
         self.config = config
         self.monitor = TrainingMonitor(detectors, ema_beta=config.ema_beta)
@@ -57,9 +75,19 @@ class RunWatch:
         self.timer = StepTimer()
         self.clock = clock
         self.ended_step = 0
-        self._board = StatusBoard(_first_status(config))
+        self._board = StatusBoard(first_status(config, os.environ))
         self._board.layers = LayerBoard(config.layer_grouping, config.max_layers)
-        self._announced: tuple[Anomaly, ...] = ()
+        self.resumption = Resumption(self._board, self.monitor, self.health)
+        self._recollection = Recollection(
+            config.blackbox_dir, self._board, self.monitor, clock,
+            guarded=partial(self.boundary.at, catalog.LIFECYCLE_ERROR),
+            count_error=partial(self.health.count_error, catalog.LIFECYCLE_ERROR),
+        )  # fmt: skip
+        sinks = list(sinks)
+        self._sinks = SinkFeed(sinks, self._board, self.monitor, self.health) if sinks else None
+        self._announcer = Announcer(self.monitor, self._sinks)
+        self.ending = Ending(self._board, self.monitor, self.boundary, self._sinks)
+        self._board.after_end = self.ending.tell
 
     # What there is to see
 
@@ -71,6 +99,11 @@ class RunWatch:
     @status.setter
     def status(self, status: RunStatus) -> None:
         self._board.status = status
+
+    @property
+    def previous(self) -> Box | None:
+        """The black box of the process before this one, None when there was none."""
+        return self._recollection.previous
 
     @property
     def snapshot(self) -> Snapshot:
@@ -97,17 +130,13 @@ class RunWatch:
         Raises:
             ValueError: `training_run_info` has no such label.
         """
-        unknown = set(info) - set(catalog.RUN_INFO.labels)
-        if unknown:
-            valid = ", ".join(catalog.RUN_INFO.labels)
-            raise ValueError(f"training_run_info has the labels {valid}, not {', '.join(unknown)}")
-        described = {name: clean_text(value) for name, value in info.items()}
-        status = self.status._replace(info=MappingProxyType({**self.status.info, **described}))
-        if run and self.config.run is None:
-            status = status._replace(run=clean_text(run))
-        if rank is not None and self.config.rank is None:
-            status = status._replace(rank=rank)
-        self.status = status
+        described = info_labels(info)
+        before, config = self.status, self.config
+        name = clean_text(run) if run and config.run is None else before.run
+        number = rank if rank is not None and config.rank is None else before.rank
+        self._recollection.recall(name, number)
+        labels = MappingProxyType({**before.info, **described})
+        self.status = self.status._replace(run=name, rank=number, info=labels)
 
     def set_state(self, state: str, *, failure: str | None = None) -> None:
         """Move the run to a state.
@@ -119,9 +148,11 @@ class RunWatch:
         if state not in catalog.RUN_STATES:
             valid = ", ".join(catalog.RUN_STATES)
             raise ValueError(f"a run's state is one of {valid}, not {state!r}")
+        self._recollection.recall(self.status.run, self.status.rank)
         status = self.status._replace(state=state, failure=failure)
         if state == catalog.RUNNING:
             status = status._replace(running_since=self.clock())
+            self._board.training_thread = get_ident()
         self.status = status
 
     def set_nan_filter(self, active: bool) -> None:
@@ -130,6 +161,7 @@ class RunWatch:
 
     def finish(self, error: BaseException | None = None) -> None:
         """End the run: completed without an error, stopped by Ctrl-C or sys.exit, else crashed."""
+        self._recollection.recall(self.status.run, self.status.rank)
         conclude(self._board, self.monitor, error)
 
     @contextmanager
@@ -169,10 +201,16 @@ class RunWatch:
     def observe(self, signals: StepSignals) -> None:
         """Take in one optimiser step. Never raises."""
         started = perf_counter()
+        self._board.training_thread = get_ident()
+        try:
+            self._recollection.note_step(signals)
+        except Exception as error:  # the step's boundary: the step is to be judged all the same
+            self.boundary.report(catalog.LIFECYCLE_ERROR, error)
         try:
             self.monitor.observe(signals)
-            if self.monitor.recent is not self._announced:
-                self._announce(self.monitor.recent)
+            if self._sinks is not None:
+                self._sinks.step(signals)
+            self._announcer.tell_new()
         except Exception as error:  # the step's boundary, written out because this is the hot path
             self.boundary.report(catalog.OBSERVE_ERROR, error)
         self.health.observe_seconds += perf_counter() - started
@@ -200,7 +238,7 @@ class RunWatch:
                 step = snapshot.signals.step if snapshot.signals else 0
             evaluation = Evaluation(step, self.clock(), clean_text(dataset), loss, metrics)
             self.monitor.observe_evaluation(evaluation)
-            self._announce(self.monitor.recent)
+            self._announcer.tell_new()
 
     def observe_logged(self, values: Mapping[str, object]) -> None:
         """Take in numbers that the trainer logged; what is not a number is left out. Never
@@ -230,11 +268,15 @@ class RunWatch:
     def observe_compute(self, seconds: Mapping[str, float]) -> None:
         """Take in where the device's time in a step went: seconds by catalog.COMPUTE_PHASES, some
         steps late. What is under another name is left out."""
-        last = {phase: seconds[phase] for phase in catalog.COMPUTE_PHASES if phase in seconds}
-        sums = {phase: sum_ + last.get(phase, 0.0) for phase, sum_ in self.status.compute.items()}
-        self.status = self.status._replace(
-            compute=MappingProxyType(sums), last_compute=MappingProxyType(last)
-        )
+        self.status = self.status.plus_compute(seconds)
+
+    def observe_forward(
+        self, *, begun: int = 0, ended: int = 0, seconds: float | None = None
+    ) -> None:
+        """Take in that forward passes began or ended on the host, or how long some took on the
+        device."""
+        passes = (self.status.forward or ForwardPasses()).plus(begun, ended, seconds)
+        self.status = self.status._replace(forward=passes)
 
     def set_peak_flops(self, flops: float | None) -> None:
         """Say what this process's GPU can do at the precision of the run, in FLOP/s. A peak that
@@ -246,41 +288,9 @@ class RunWatch:
         """Take in that a report on a NaN was made. Never raises."""
         self.status = self.status._replace(report=note, reports=self.status.reports + 1)
 
-    def count_dropped(self, steps: int, series: int = 0) -> None:
-        """Count steps that went unseen because no device row was free, and values that got no
-        series because there were too many."""
+    def count_dropped(self, steps: int, series: int = 0, *, phases: int = 0) -> None:
+        """Count steps that went unseen because no device row was free, values that got no series
+        because there were too many, and steps of which the times of the phases are not known."""
         self.health.dropped_observations += steps
+        self.health.dropped_phases += phases
         self.health.dropped_series += series
-
-    def _announce(self, recent: tuple[Anomaly, ...]) -> None:
-        """Log the anomalies that are new."""
-        announced, self._announced = self._announced, recent
-        for anomaly in recent:
-            if any(anomaly is other for other in announced):
-                continue
-            meaning = catalog.ANOMALY_KINDS.get(anomaly.kind, "found by a detector of yours")
-            logger.warning(
-                "%s at step %d: %s%s", anomaly.kind, anomaly.step, meaning, _measured(anomaly)
-            )
-
-
-def _measured(anomaly: Anomaly) -> str:
-    """The two numbers that say so, where there are such."""
-    if not isfinite(anomaly.threshold):
-        return ""
-    return f" (value {anomaly.value:.6g}, threshold {anomaly.threshold:.6g})"
-
-
-def _first_status(config: ExporterConfig) -> RunStatus:
-    rank = os.environ.get("RANK", "")
-    info = {
-        "profile": config.profile,
-        "host": socket.gethostname(),
-        "world_size": os.environ.get("WORLD_SIZE", "1"),
-    }
-    return RunStatus(
-        run=clean_text(config.run or "training"),
-        rank=config.rank if config.rank is not None else int(rank) if rank.isdecimal() else 0,
-        info=MappingProxyType(info),
-        peak_flops=config.peak_flops,
-    )

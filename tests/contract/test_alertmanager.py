@@ -92,6 +92,35 @@ def test_inhibitions_name_alerts_that_exist(config: dict[str, Any]) -> None:
             assert values <= known[label]
 
 
+def alerts_that_match(matchers: list[str]) -> dict[str, str]:
+    """Severity by name of the alerts that have all these labels."""
+    wanted = list(matched(matchers))
+    return {
+        rule["alert"]: rule["labels"]["severity"]
+        for rule in RULES
+        if all({"alertname": rule["alert"], **rule["labels"]}[label] in v for label, v in wanted)
+    }
+
+
+def test_nobody_is_kept_from_being_called_by_what_calls_nobody() -> None:
+    """Only a critical alert mutes a critical one."""
+    for rule in CONFIG["inhibit_rules"]:
+        muted = alerts_that_match(rule["target_matchers"])
+        if "critical" in muted.values():
+            assert set(alerts_that_match(rule["source_matchers"]).values()) == {"critical"}
+
+
+def test_a_jump_at_a_resume_explains_the_spike_there() -> None:
+    """One message about it is enough."""
+    (muted,) = [
+        alerts_that_match(rule["target_matchers"])
+        for rule in CONFIG["inhibit_rules"]
+        if "TrainingResumeJump" in alerts_that_match(rule["source_matchers"])
+    ]
+
+    assert muted == {"TrainingLossSpike": "warning"}
+
+
 def test_every_label_of_the_rules_is_known_to_the_routes() -> None:
     """A new component, severity or lifecycle wants a decision here."""
     seen: dict[str, set[str]] = {}

@@ -15,11 +15,14 @@ import training_exporter
 PACKAGE = Path(training_exporter.__file__).parent
 
 BROAD = {
+    "sinks/worker.py": "nobody is above it in its thread, and users' sinks are in it",
     "watching.py": "observe: the step's boundary, written out because it is the hot path",
     "collectors/guard.py": "the scrape's boundary",
     "gpu/nvml.py": "what pynvml, or a stranger of that name, stumbles over costs one sensor",
     "gpu/watch.py": "the sampler's boundary: nobody is above it in its thread",
-    "monitor.py": "a detector that raises is retired; the step is done to its end, then raises",
+    "lifecycle/push.py": "nobody is above it in its thread, and users' collectors are in it",
+    "integrations/nan_reports.py": "nobody is above it in its thread; the training's reports it",
+    "panel.py": "a detector that raises is retired; the step is done to its end, then raises",
     "web/app.py": "the scrape's boundary at the server: a page that fails is a 500",
 }
 

@@ -23,6 +23,7 @@ from training_exporter.catalog import (
     LOSS_PLATEAU,
     NON_FINITE,
     RESTART,
+    RESUME_JUMP,
 )
 from training_exporter.detectors import (
     HEALTHY,
@@ -50,7 +51,7 @@ OPTIONS = [(cls, name) for cls in CLASSES for name in signature(cls).parameters]
 BREAKABLE = [
     cls
     for cls in CLASSES
-    if cls.kind not in {NON_FINITE, RESTART, EVAL_GAP, LOSS_PLATEAU, LOSS_OSCILLATION}
+    if cls.kind not in {NON_FINITE, RESTART, EVAL_GAP, LOSS_PLATEAU, LOSS_OSCILLATION, RESUME_JUMP}
 ]
 """What `broken_run` breaks; the tests of the others show that they fire."""
 every_detector = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -30,7 +30,7 @@ from training_exporter.layers.readings import ParameterNorms, ParameterTable
 from training_exporter.layers.shown import FirstNonFinite, LayerBoard, LayerState, LayerView
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.status import ExporterHealth, ReportNote, RunStatus
+from training_exporter.status import ExporterHealth, ForwardPasses, ReportNote, RunStatus
 from training_exporter.web.exposition import render
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.prom"
@@ -146,11 +146,13 @@ def scripted_registry(*, sharded: bool = False) -> CollectorRegistry:
         logged={"rewards/chosen": 0.75, "kl": -1e-3},
         nan_filter=True,
         compute={"forward_backward": 5.5, "optimizer": 0.75},
+        forward=ForwardPasses(begun=9, ended=8, seconds=1.75),
         peak_flops=1e13,
         report=ReportNote("loss", "loss NaN at step 7", "/runs/report.json", True),
         reports=1,
     )
     health.count_error("step")
+    health.sink_drops = lambda: {"slack": 3}
     collectors = {
         "training": TrainingCollector(lambda: status, lambda: monitor.snapshot),
         "layers": LayerCollector(

@@ -23,11 +23,12 @@ def test_the_exporters_methods() -> None:
 
     assert public == {
         "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
-        "evaluating", "finish", "gpu_readings", "identify", "memory", "observe",
-        "observe_compute", "observe_evaluation", "observe_gradients", "observe_layers",
+        "evaluating", "finish", "gpu_readings", "identify", "load_state_dict", "memory", "observe",
+        "observe_compute", "observe_evaluation", "observe_forward", "observe_gradients",
+        "observe_layers",
         "observe_logged", "observe_magnitudes", "observe_memory", "observe_report",
-        "paused", "port", "saving", "set_nan_filter", "set_peak_flops", "set_state",
-        "snapshot", "start", "status", "step", "url", "watch_model",
+        "paused", "port", "previous", "saving", "set_nan_filter", "set_peak_flops", "set_state",
+        "snapshot", "start", "state_dict", "status", "step", "url", "watch_model",
     }  # fmt: skip
 
 
@@ -39,7 +40,8 @@ def test_the_settings() -> None:
         "peak_flops", "layer_interval", "layer_grouping", "max_layers",
         "gradient_histogram_interval",
         "forensics", "forensics_dir", "forensics_quiet_steps", "forensics_hooks",
-        "linger", "strict",
+        "linger", "ranks", "sd_dir", "sd_address", "blackbox_dir", "resume_state",
+        "pushgateway", "pushgateway_cleanup", "debug_stack", "strict",
     ]  # fmt: skip
 
 
@@ -83,6 +85,7 @@ def test_the_metric_names() -> None:
         training_detector_ready training_exporter_build_info training_exporter_errors_total
         training_exporter_overhead_seconds_total training_exporter_dropped_observations_total
         training_exporter_dropped_layer_passes_total
+        training_exporter_dropped_phases_total
         training_exporter_dropped_series_total training_exporter_collector_success
         training_exporter_collector_duration_seconds
         training_gpu_info training_gpu_utilization_ratio training_gpu_memory_utilization_ratio
@@ -101,6 +104,9 @@ def test_the_metric_names() -> None:
         training_cuda_memory_reserved_bytes training_cuda_memory_reserved_peak_bytes
         training_cuda_memory_inactive_split_bytes training_cuda_memory_total_bytes
         training_cuda_alloc_retries_total training_cuda_out_of_memory_total
+        training_forward_passes_total training_forward_seconds_total
+        training_restarts_total training_run_steps training_run_tokens training_run_samples
+        training_exporter_resume_failures_total training_exporter_sink_dropped_total
     """
 
     assert sorted(CATALOG) == sorted(names.split())

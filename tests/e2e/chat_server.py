@@ -56,7 +56,8 @@ class Message:
 
 @dataclass
 class ChatServer:
-    """Listens on a free port of the loopback interface while its `with` block runs.
+    """Listens on a free port of an address, the loopback interface's unless given, while its `with`
+    block runs.
 
     `messages` are those that were taken, `refused` says why others were not. While `rate_limited`
     is true, everything is answered 429.
@@ -65,6 +66,7 @@ class ChatServer:
     messages: list[Message] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     rate_limited: bool = False
+    address: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         """Binds, but does not serve yet."""
@@ -91,7 +93,7 @@ class ChatServer:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self.address}:{self._server.server_address[1]}"
 
     @property
     def slack_url(self) -> str:
@@ -245,4 +247,4 @@ class ListeningServer(ThreadingHTTPServer):
     def __init__(self, chat: ChatServer) -> None:
         """Binds a free port."""
         self.chat = chat
-        super().__init__(("127.0.0.1", 0), ChatHandler)
+        super().__init__((chat.address, 0), ChatHandler)

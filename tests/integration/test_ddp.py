@@ -40,6 +40,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert f'rank="{rank}"' in report["page"]
         assert f'rank="{1 - rank}"' not in report["page"]
         assert 'world_size="2"' in report["page"]
+        assert f'local_rank="{rank}",model=' in report["page"]
+        assert 'node="0"' in report["page"]
         with_us, without = report["collectives"]
         assert with_us == without != {}
         assert not any(report["errors"].values())

@@ -209,6 +209,24 @@ def test_compute_is_added_up_by_phase(exporter: TrainingExporter) -> None:
     assert exporter.status.last_compute == {"forward_backward": 1.0}
 
 
+def test_forward_passes_are_counted(exporter: TrainingExporter) -> None:
+    """Absent where nobody sees them, and their time until it is known."""
+    assert exporter.status.forward is None
+    exporter.observe_forward()
+    exporter.observe_forward(begun=1)
+    assert exporter.status.forward == (1, 0, None)
+
+    exporter.observe_forward(ended=1)
+    exporter.observe_forward(seconds=0.25)
+    exporter.observe_forward(seconds=0.5)
+
+    assert exporter.status.forward == (1, 1, 0.75)
+    series = exporter.registry.get_sample_value(
+        "training_forward_passes_total", {**exporter.status.labels, "stage": "ended"}
+    )
+    assert series == 1
+
+
 def test_a_run_that_goes_on_after_a_pause_has_got_on() -> None:
     """Its time is that at which it went on."""
     times = iter([10.0, 500.0])
@@ -392,8 +410,9 @@ def test_the_end_can_still_be_scraped() -> None:
 def test_an_exporter_that_is_dropped_takes_its_server_along() -> None:
     """A Trainer built again and again in a notebook does not eat up ports and threads."""
     before = set(threading.enumerate())
-    TrainingExporter(port=0, address="127.0.0.1").start()
+    exporter = TrainingExporter(port=0, address="127.0.0.1").start()
     started = set(threading.enumerate()) - before
+    del exporter
     gc.collect()
     for thread in started:
         thread.join(5)

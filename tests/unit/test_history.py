@@ -41,6 +41,16 @@ def test_non_finite_steps_leave_a_gap_only_when_nothing_else_is_known() -> None:
     assert [point.loss for point in history.points()] == [1.0, None]
 
 
+def test_no_infinite_value_is_a_point() -> None:
+    """No curve could show it, and a checkpoint's state could not hold it."""
+    history = CurveHistory()
+    history.add_all(
+        [StepSignals(step, 0.0, loss=x, grad_norm=x) for step, x in enumerate([inf, -inf], 1)]
+    )
+
+    assert {(point.loss, point.grad_norm) for point in history.points()} == {(None, None)}
+
+
 def test_state_survives_json() -> None:
     """A history that takes over a saved state has the same points."""
     one, other = CurveHistory(), CurveHistory()

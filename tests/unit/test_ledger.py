@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from math import inf
 from random import Random
 
 import pytest
@@ -82,9 +83,12 @@ def test_non_finite_steps_are_followed_over_portions() -> None:
 
 def test_non_finite_steps_outlive_a_save_and_a_restart_ends_the_row() -> None:
     """The time of the last one stays: it is still the last one."""
-    saved = Ledger(0.9).after(with_losses(NAN, NAN)).state_dict()
+    saved = Ledger(0.9).after(with_losses(NAN, NAN))
     ledger = Ledger(0.9)
-    ledger.load_state_dict(saved)
+    ledger.load_levels(saved.levels())
+    assert ledger.non_finite["loss"] == (2.0, None)
+    ledger.load_counts(saved.counts())
+    ledger.load_levels(saved.levels())
 
     assert ledger.non_finite["loss"] == (2.0, 102.0)
     assert ledger.after_restart().non_finite["loss"] == (0.0, 102.0)
@@ -102,3 +106,15 @@ def test_padding_is_of_the_steps_that_tell_it_apart() -> None:
 
     later = Ledger(0.9).after([known, nonsense]).totals
     assert (later.padding, later.flops) == (10.0, 5.0)
+
+
+def test_the_best_loss_and_its_step() -> None:
+    """The lowest finite one, of equals the first, and kept with the levels."""
+    steps = [StepSignals(i, 0.0, loss=x) for i, x in enumerate((3.0, 1.0, NAN, 1.0, -inf), 1)]
+    ledger = Ledger(0.9).after(steps[:3]).after(steps[3:])
+
+    other = Ledger(0.9)
+    other.load_levels(ledger.levels())
+
+    assert ledger.best == other.best == (1.0, 2)
+    assert Ledger(0.9).after([StepSignals(1, 0.0, loss=NAN)]).best is None

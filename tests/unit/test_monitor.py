@@ -9,13 +9,8 @@ import pytest
 
 from training_exporter.catalog import RESTART
 from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
-from training_exporter.monitor import (
-    MAX_DATASETS,
-    RECENT_ANOMALIES,
-    RECENT_STEPS,
-    DetectorError,
-    TrainingMonitor,
-)
+from training_exporter.monitor import MAX_DATASETS, RECENT_STEPS, TrainingMonitor
+from training_exporter.panel import OF_THE_PROCESS, RECENT_ANOMALIES, DetectorError
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.timing.eta import Schedule
 from training_exporter.track import CALM_STEPS
@@ -268,13 +263,14 @@ def test_two_detectors_of_a_kind_are_refused() -> None:
 
 
 def test_state_survives_json() -> None:
-    """A monitor that takes over a saved state goes on as if there had been no seam."""
+    """A monitor that takes over levels and counts goes on as if there had been no seam."""
     one = TrainingMonitor([Scripted(bad_at(5))])
     run(one, range(1, 50), loss=2.0, grad_norm=1.0, tokens=10.0, step_seconds=0.2)
 
-    saved = json.loads(json.dumps(one.state_dict()))
+    levels, counts = json.loads(json.dumps([one.levels(), one.counts()]))
     other = TrainingMonitor([Scripted(bad_at(5))])
-    other.load_state_dict(saved)
+    other.load_levels(levels)
+    other.load_counts(counts)
     for monitor in (one, other):
         run(monitor, range(50, 150), loss=3.0, grad_norm=2.0, tokens=10.0, step_seconds=0.2)
 
@@ -283,15 +279,62 @@ def test_state_survives_json() -> None:
     assert other.snapshot.step_buckets == one.snapshot.step_buckets
     assert other.snapshot.anomalies == one.snapshot.anomalies
     assert other.snapshot.history.points() == one.snapshot.history.points()
+    assert other.snapshot.run == one.snapshot.run == (149.0, 1490.0, 0.0)
+
+
+def test_levels_go_back_and_counts_go_on() -> None:
+    """A run that goes back to a checkpoint has lost what it learnt since, and has done it yet."""
+    monitor = TrainingMonitor([Scripted(bad_at(3, 18))])
+    run(monitor, range(1, 16), loss=2.0, tokens=10.0)
+    saved = monitor.levels()
+    run(monitor, range(16, 21), loss=100.0, tokens=10.0)
+
+    monitor.load_levels(saved)
+
+    found = monitor.snapshot.anomalies[0]
+    assert monitor.snapshot.loss_ema == pytest.approx(2.0)
+    assert monitor.snapshot.run == (15.0, 150.0, 0.0)
+    assert monitor.snapshot.history.points()[-1].step == 15
+    assert (found.active, found.total, found.last_step) == (False, 2, 18)
+    assert (monitor.snapshot.totals.steps, monitor.snapshot.totals.tokens) == (20.0, 200.0)
+
+
+def test_counts_leave_levels_alone() -> None:
+    """Whoever counts on from an earlier process has other weights all the same."""
+    earlier = TrainingMonitor([Scripted(bad_at(3))])
+    run(earlier, range(1, 16), loss=2.0, tokens=10.0)
+    monitor = TrainingMonitor([Scripted(bad_at())])
+    run(monitor, range(1, 3), loss=5.0)
+
+    monitor.load_counts(earlier.counts())
+
+    assert monitor.snapshot.totals == earlier.snapshot.totals
+    assert monitor.snapshot.anomalies[0].total == 1
+    assert monitor.snapshot.loss_ema == pytest.approx(5.0)
+    assert monitor.snapshot.run == (2.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", sorted(OF_THE_PROCESS))
+def test_what_the_machine_did_is_no_level(kind: str) -> None:
+    """Its speed and memory say nothing of another process, and do not go back with the weights."""
+    monitor = TrainingMonitor([Scripted(bad_at(2), kind)])
+    run(monitor, range(1, 3))
+
+    monitor.load_levels(TrainingMonitor([Scripted(bad_at(), kind)]).levels())
+
+    assert monitor.levels()["detectors"] == {}
+    assert monitor.snapshot.anomalies[0].active
 
 
 @pytest.mark.parametrize("state", [{}, {"version": 0}, {"totals": {"steps": 7}, "unknown": [1]}])
 def test_a_partial_state_is_taken_as_far_as_it_goes(state: dict[str, Any]) -> None:
-    """An older or partial state is no error; what it lacks starts afresh."""
+    """An older or partial state is no error; what it lacks starts afresh, or is not known."""
     monitor = TrainingMonitor([Scripted(bad_at())])
     run(monitor, range(1, 5), loss=2.0)
 
-    monitor.load_state_dict(state)
+    monitor.load_levels(state)
+    monitor.load_counts(state)
 
     assert monitor.snapshot.totals.steps == state.get("totals", {}).get("steps", 0)
     assert monitor.snapshot.loss_ema is None
+    assert monitor.snapshot.run == (None, None, None)

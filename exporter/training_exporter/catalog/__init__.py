@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from training_exporter.catalog import gpu, layers, own, run
+from training_exporter.catalog import gpu, layers, own, ranks, run
 
 # One namespace for whoever uses the catalogue; the files only keep its parts apart.
 from training_exporter.catalog.gpu import *
@@ -19,6 +19,7 @@ from training_exporter.catalog.labels import *
 from training_exporter.catalog.layers import *
 from training_exporter.catalog.metric import *
 from training_exporter.catalog.own import *
+from training_exporter.catalog.ranks import *
 from training_exporter.catalog.run import *
 
 
@@ -28,7 +29,7 @@ def _metrics_of(*parts: object) -> tuple[Metric, ...]:
     )
 
 
-RUN_METRICS: Final = _metrics_of(run)
+RUN_METRICS: Final = _metrics_of(run, ranks)
 LAYER_METRICS: Final = _metrics_of(layers)
 GPU_METRICS: Final = _metrics_of(gpu)
 OWN_METRICS: Final = _metrics_of(own)

@@ -23,6 +23,7 @@ LEARNING_RATE_ANOMALY: Final = "learning_rate_anomaly"
 MEMORY_GROWTH: Final = "memory_growth"
 THROUGHPUT_DROP: Final = "throughput_drop"
 RESTART: Final = "restart"
+RESUME_JUMP: Final = "resume_jump"
 ANOMALY_KINDS: Final[Mapping[str, str]] = {
     LOSS_SPIKE: "the loss is suddenly far above its recent level",
     DIVERGENCE: "the loss stays above its level or keeps rising",
@@ -37,6 +38,7 @@ ANOMALY_KINDS: Final[Mapping[str, str]] = {
     MEMORY_GROWTH: "the memory of the accelerator creeps up",
     THROUGHPUT_DROP: "steps have become much slower",
     RESTART: "the step number went back or jumped",
+    RESUME_JUMP: "the loss after a resume is far above where it was before",
 }
 
 STARTING: Final = "starting"
@@ -78,6 +80,10 @@ FORWARD_BACKWARD: Final = "forward_backward"
 OPTIMIZER: Final = "optimizer"
 COMPUTE_PHASES: Final = (FORWARD_BACKWARD, OPTIMIZER)
 
+BEGUN: Final = "begun"
+ENDED: Final = "ended"
+FORWARD_STAGES: Final = (BEGUN, ENDED)
+
 STEP_PHASE: Final = "step"
 OBSERVE_PHASE: Final = "observe"
 SCRAPE_PHASE: Final = "scrape"
@@ -92,6 +98,7 @@ LIFECYCLE_ERROR: Final = "lifecycle"
 COLLECTOR_ERROR: Final = "collector"
 WEB_ERROR: Final = "web"
 GPU_ERROR: Final = "gpu"
+SINK_ERROR: Final = "sink"
 ERROR_PLACES: Final = (
     STEP_ERROR,
     OBSERVE_ERROR,
@@ -101,6 +108,7 @@ ERROR_PLACES: Final = (
     COLLECTOR_ERROR,
     WEB_ERROR,
     GPU_ERROR,
+    SINK_ERROR,
 )
 
 STEP_DURATION_BUCKETS: Final = (
@@ -142,3 +150,16 @@ GPU_FAILURES: Final = (
     LIBRARY_MISSING, DRIVER_NOT_LOADED, NO_PERMISSION, GPU_LOST, DRIVER_STALLED, OTHER,
 )  # fmt: skip
 """Why GPUs could not be read; a sensor that a GPU does not have is no failure."""
+
+# Restarts
+RESUME_MISSING: Final = "missing"
+RESUME_UNREADABLE: Final = "unreadable"
+RESUME_FOREIGN: Final = "foreign"
+RESUME_WORLD_SIZE: Final = "world_size"
+RESUME_FAILURES: Final[Mapping[str, str]] = {
+    RESUME_MISSING: "the checkpoint was made without this exporter",
+    RESUME_UNREADABLE: "the state beside the checkpoint is damaged, or of another version",
+    RESUME_FOREIGN: "the state beside the checkpoint is of another run or step",
+    RESUME_WORLD_SIZE: "the state beside the checkpoint is of another number of ranks",
+}
+"""Why a resumed run had to begin with averages and detectors as new."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from training_exporter.catalog.labels import ERROR_PLACES, PHASES
+from training_exporter.catalog.labels import ERROR_PLACES, PHASES, RESUME_FAILURES
 from training_exporter.catalog.metric import Metric
 
 # The exporter itself
@@ -50,6 +50,28 @@ DROPPED_LAYER_PASSES = Metric(
     "counter",
     "Passes over the layers that were left out because the device was behind, or a CUDA graph was "
     "being captured.",
+    section=_EXPORTER,
+)
+DROPPED_PHASES = Metric(
+    "training_exporter_dropped_phases_total",
+    "counter",
+    "Steps without times of their phases because no event was free, or a CUDA graph was being "
+    "captured.",
+    section=_EXPORTER,
+)
+RESUME_FAILED = Metric(
+    "training_exporter_resume_failures_total",
+    "counter",
+    "Times that a resumed run could not take over averages and detectors, by reason.",
+    ("reason",),
+    {"reason": tuple(RESUME_FAILURES)},
+    _EXPORTER,
+)
+SINK_DROPPED = Metric(
+    "training_exporter_sink_dropped_total",
+    "counter",
+    "Steps and anomalies that a sink was not told, being slower than the training, by sink.",
+    ("sink",),
     section=_EXPORTER,
 )
 COLLECTOR_SUCCESS = Metric(

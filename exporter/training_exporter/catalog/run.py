@@ -19,7 +19,7 @@ RUN_INFO = Metric(
     "training_run_info",
     "gauge",
     "1, with everything about the run that does not change on its labels.",
-    ("framework", "model", "profile", "world_size", "host"),
+    ("framework", "model", "profile", "world_size", "local_rank", "node", "host"),
     section=_RUN,
 )
 RUN_STATE = Metric(

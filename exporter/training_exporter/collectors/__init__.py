@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from functools import partial
+from weakref import WeakKeyDictionary
+
+from prometheus_client import CollectorRegistry
 
 from training_exporter.catalog import COLLECTOR_ERROR
 from training_exporter.collectors.cuda_memory import CudaMemoryCollector
@@ -14,6 +17,25 @@ from training_exporter.collectors.own import OwnCollector
 from training_exporter.collectors.training import TrainingCollector
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.status import ExporterHealth, StatusBoard
+
+_registered: WeakKeyDictionary[CollectorRegistry, GuardedCollectors] = WeakKeyDictionary()
+
+
+def registered(
+    registry: CollectorRegistry | None,
+    board: StatusBoard,
+    monitor: TrainingMonitor,
+    health: ExporterHealth,
+) -> CollectorRegistry:
+    """A registry with the collectors of an exporter in it, instead of those of one before; a new
+    one where none is given."""
+    registry = CollectorRegistry() if registry is None else registry
+    before = _registered.pop(registry, None)
+    if before is not None:
+        registry.unregister(before)
+    _registered[registry] = ours = collectors_of(board, monitor, health)
+    registry.register(ours)
+    return registry
 
 
 def collectors_of(

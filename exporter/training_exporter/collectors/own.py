@@ -21,6 +21,9 @@ RENDERED = (
     catalog.DROPPED_OBSERVATIONS,
     catalog.DROPPED_SERIES,
     catalog.DROPPED_LAYER_PASSES,
+    catalog.DROPPED_PHASES,
+    catalog.RESUME_FAILED,
+    catalog.SINK_DROPPED,
 )
 
 
@@ -43,3 +46,6 @@ class OwnCollector(Collector):
         yield from build.one(catalog.DROPPED_OBSERVATIONS, health.dropped_observations)
         yield from build.one(catalog.DROPPED_SERIES, health.dropped_series)
         yield from build.one(catalog.DROPPED_LAYER_PASSES, health.dropped_layer_passes)
+        yield from build.one(catalog.DROPPED_PHASES, health.dropped_phases)
+        yield from build.by_label(catalog.RESUME_FAILED, {**health.resume_failures})
+        yield from build.by_label(catalog.SINK_DROPPED, {**health.sink_drops()})

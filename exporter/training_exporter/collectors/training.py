@@ -9,7 +9,13 @@ from prometheus_client import Metric as Family
 from prometheus_client.registry import Collector
 
 from training_exporter import catalog
-from training_exporter.catalog import NON_FINITE_SOURCES, RUN_STATES, STEP_DURATION_BUCKETS
+from training_exporter.catalog import (
+    BEGUN,
+    ENDED,
+    NON_FINITE_SOURCES,
+    RUN_STATES,
+    STEP_DURATION_BUCKETS,
+)
 from training_exporter.collectors.families import Families, empty_family
 from training_exporter.flops import utilisation
 from training_exporter.signals import StepSignals
@@ -85,6 +91,10 @@ def _effort(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[
     yield from build.one(catalog.POSITIONS, snapshot.totals.positions)
     yield from build.one(catalog.MODEL_FLOPS, snapshot.totals.flops)
     yield from build.by_label(catalog.COMPUTE, status.compute)
+    if status.forward is not None:
+        passes = {BEGUN: status.forward.begun, ENDED: status.forward.ended}
+        yield from build.by_label(catalog.FORWARD_PASSES, passes)
+        yield from build.one(catalog.FORWARD_SECONDS, status.forward.seconds)
 
 
 def _totals(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[Family]:
@@ -92,6 +102,10 @@ def _totals(build: Families, status: RunStatus, snapshot: Snapshot) -> Iterator[
     yield from build.one(catalog.STEPS, totals.steps)
     yield from build.one(catalog.TOKENS, totals.tokens)
     yield from build.one(catalog.SAMPLES, totals.samples)
+    yield from build.one(catalog.RUN_STEPS, snapshot.run.steps)
+    yield from build.one(catalog.RUN_TOKENS, snapshot.run.tokens)
+    yield from build.one(catalog.RUN_SAMPLES, snapshot.run.samples)
+    yield from build.one(catalog.RESTARTS, status.restarts)
     yield from build.one(catalog.CLIPPED_STEPS, totals.clipped_steps)
     yield from build.one(catalog.SKIPPED_STEPS, totals.skipped_steps)
     non_finite = {

@@ -38,6 +38,7 @@ from training_exporter.detectors.loss_spike import RobustLossSpike, TextbookLoss
 from training_exporter.detectors.memory_growth import MemoryGrowth
 from training_exporter.detectors.non_finite import NonFinite
 from training_exporter.detectors.restart import Restart
+from training_exporter.detectors.resume_jump import RobustResumeJump, TextbookResumeJump
 from training_exporter.detectors.throughput_drop import ThroughputDrop
 
 __all__ = [
@@ -61,11 +62,13 @@ __all__ = [
     "RobustGradientVanishing",
     "RobustLossPlateau",
     "RobustLossSpike",
+    "RobustResumeJump",
     "StatefulDetector",
     "TextbookGradientExplosion",
     "TextbookGradientVanishing",
     "TextbookLossPlateau",
     "TextbookLossSpike",
+    "TextbookResumeJump",
     "ThroughputDrop",
     "Verdict",
     "build_detectors",
@@ -90,6 +93,7 @@ _ROBUST: Final = (
     LearningRateAnomaly,
     MemoryGrowth,
     ThroughputDrop,
+    RobustResumeJump,
 )
 _TEXTBOOK: Final = (
     Restart,
@@ -104,6 +108,7 @@ _TEXTBOOK: Final = (
     LearningRateAnomaly,
     MemoryGrowth,
     ThroughputDrop,
+    TextbookResumeJump,
 )
 
 

@@ -32,10 +32,11 @@ def conclude(board: StatusBoard, monitor: TrainingMonitor, error: BaseException 
     if isinstance(error, Exception):
         failure = type(error).__name__
         board.status = board.status._replace(state=catalog.CRASHED, failure=failure)
-        return
-    monitor.end()  # what went on ends with a run that did not die of it
-    state = catalog.COMPLETED if error is None else catalog.STOPPED
-    board.status = board.status._replace(state=state, failure=None)
+    else:
+        monitor.end()  # what went on ends with a run that did not die of it
+        state = catalog.COMPLETED if error is None else catalog.STOPPED
+        board.status = board.status._replace(state=state, failure=None)
+    board.after_end()
 
 
 def conclude_at_exit(

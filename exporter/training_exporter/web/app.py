@@ -27,6 +27,8 @@ SCRAPER_HEADER = "HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS"
 """Prometheus and all that scrape like it send it; a person with curl does not."""
 GZIP_LEVEL = 3
 """A twentieth of the bytes, as level 9 gives, in a third of its time."""
+STACK_PATH = "/debug/stack"
+STACK_IS_OFF = "not turned on; set debug_stack=True or TRAINING_EXPORTER_DEBUG_STACK=1"
 SAFETY = (
     ("Cache-Control", "no-store"),
     ("X-Content-Type-Options", "nosniff"),
@@ -62,6 +64,7 @@ class MetricsApp:
         on_error: called whenever an answer could not be made.
         on_scrape: called with the seconds that drawing a metrics page took.
         on_scraper: called with a name for a scraper, before a page is drawn for it.
+        stack: draws the text of `/debug/stack`; None when that is turned off.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class MetricsApp:
         on_error: Callable[[], object],
         on_scrape: Callable[[float], object],
         on_scraper: Callable[[str], object] = str,
+        stack: Callable[[], str] | None = None,
     ) -> None:
         self._registry = registry
         self._landing_page = landing_page
@@ -89,6 +93,8 @@ class MetricsApp:
             "/-/healthy": self._healthy,
             "/-/ready": self._readiness,
         }
+        if stack is not None:
+            self._pages[STACK_PATH] = lambda _: _text("200 OK", stack())
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         response = self._respond(environ)
@@ -107,7 +113,8 @@ class MetricsApp:
         path = environ.get("PATH_INFO", "") or "/"
         page = self._pages.get(path)
         if page is None:
-            return _text("404 Not Found", f"not here; there are {', '.join(self._pages)}")
+            there_are = f"not here; there are {', '.join(self._pages)}"
+            return _text("404 Not Found", STACK_IS_OFF if path == STACK_PATH else there_are)
         try:
             response = page(environ)
         except Exception as error:  # the boundary of the web: the client gets a 500

@@ -12,7 +12,7 @@ from html import escape
 from math import ceil, floor, log10
 from typing import NamedTuple
 
-from training_exporter.web.wording import count, number
+from training_exporter.wording import count, number
 
 WIDTH = 1000
 HEIGHT = 1000

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
-from training_exporter.web.wording import ago, count
+from training_exporter.wording import ago, count
 
 STALE_SECONDS = 60.0
 """Readings of the driver that are older say so."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
@@ -17,13 +17,16 @@ from training_exporter.forensics.text import how_to_explain
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.history import Point
 from training_exporter.layers.shown import LayerView
-from training_exporter.snapshot import Anomaly, Snapshot
+from training_exporter.snapshot import Anomaly, Snapshot, meaning
 from training_exporter.status import RunStatus
+from training_exporter.summary.making import RunSummary, summarise
+from training_exporter.summary.text import summary_rows
 from training_exporter.web.curves import Curve, Mark, draw
 from training_exporter.web.gpus import gpu_section
 from training_exporter.web.layers import layer_section
-from training_exporter.web.panels import detectors, meaning, recent_anomalies, spoken, tiles
-from training_exporter.web.wording import ago, count, duration, number, share
+from training_exporter.web.panels import detectors, recent_anomalies, spoken, tiles
+from training_exporter.web.stack import whereabouts
+from training_exporter.wording import ago, count, duration, number, share
 
 REFRESH_SECONDS = 5
 STALE_SECONDS, STALE_STEPS = 60.0, 10
@@ -68,6 +71,8 @@ def render(
     gpus: GpuReadings = _NO_GPUS,
     memory: tuple[AllocatorReading, ...] = (),
     layers: LayerView | None = None,
+    overhead: Mapping[str, float] | None = None,
+    training_thread: int | None = None,
     now: float | None = None,
 ) -> str:
     """The page as HTML that needs nothing from elsewhere.
@@ -78,14 +83,20 @@ def render(
         gpus: what the driver of the GPUs says.
         memory: what torch's allocator says.
         layers: the last pass over the layers of the model.
+        overhead: seconds that the exporter took, by catalog.PHASES.
+        training_thread: identifier of the thread that trains; it is looked at only if the run does
+            not get on.
         now: Unix time in seconds, the present time by default.
     """
     now = time() if now is None else now
+    over = status.state in FINAL_STATES
     body = (
         _header(status, snapshot, now),
         _alarm(snapshot),
         _report(status, snapshot),
-        _progress(snapshot, status.state in FINAL_STATES),
+        _progress(snapshot, over),
+        _standing(status, snapshot, training_thread, now),
+        _summary(summarise(status, snapshot, memory, overhead)) if over else "",
         tiles(snapshot, status, now),
         _curves(snapshot),
         layer_section(layers),
@@ -140,11 +151,29 @@ def _last_step(status: RunStatus, snapshot: Snapshot, now: float) -> str:
     if snapshot.signals is None:
         return "no step yet"
     text = f"last step {ago(snapshot.signals.timestamp, now)}"
-    patience = max(STALE_SECONDS, STALE_STEPS * (snapshot.pace_seconds or 0.0))
-    progress = status.last_progress(snapshot.signals.timestamp) or now
-    if status.state == catalog.RUNNING and now - progress > patience:
+    if _stalled_seconds(status, snapshot, now) is not None:
         return f'<strong class="bad">{text}</strong>'
     return text
+
+
+def _stalled_seconds(status: RunStatus, snapshot: Snapshot, now: float) -> float | None:
+    """For how long a run that should step has not got on; None while that is no longer than
+    usual."""
+    last_step = snapshot.signals.timestamp if snapshot.signals else None
+    without = now - (status.last_progress(last_step) or now)
+    patience = max(STALE_SECONDS, STALE_STEPS * (snapshot.pace_seconds or 0.0))
+    return without if status.state == catalog.RUNNING and without > patience else None
+
+
+def _standing(status: RunStatus, snapshot: Snapshot, thread: int | None, now: float) -> str:
+    """Where the training stands when it does not get on."""
+    seconds = _stalled_seconds(status, snapshot, now)
+    if seconds is None:
+        return ""
+    return (
+        f'<p class="report card"><strong>No progress for {duration(seconds)}.</strong> '
+        f"{whereabouts(thread)}</p>"
+    )
 
 
 def _alarm(snapshot: Snapshot) -> str:
@@ -168,6 +197,20 @@ def _report(status: RunStatus, snapshot: Snapshot) -> str:
     return (
         f'<p class="report {"alarm" if alarm else "card"}">{escape(note.summary)}. '
         f"<strong>Report</strong>: {file}</p>"
+    )
+
+
+def _summary(summary: RunSummary) -> str:
+    """The whole of a run that is over."""
+    if summary.step is None:
+        return ""
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>'
+        for name, text in summary_rows(summary)
+    ]
+    return (
+        '<section class="card summary"><h2>The run as a whole</h2><div class="scroll">'
+        f"<table><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 

@@ -7,7 +7,7 @@ from html import escape
 
 from training_exporter.layers.shown import LayerView
 from training_exporter.web.panels import number_shown, table_of
-from training_exporter.web.wording import count
+from training_exporter.wording import count
 
 SHOWN = 5
 """How many layers the page has room for; the metrics have all of them."""

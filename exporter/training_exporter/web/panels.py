@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from math import isfinite
 
-from training_exporter.catalog import ANOMALY_KINDS, FORWARD_BACKWARD, OPTIMIZER
+from training_exporter.catalog import FORWARD_BACKWARD, OPTIMIZER
 from training_exporter.flops import utilisation
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot
+from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, meaning
 from training_exporter.status import RunStatus
-from training_exporter.web.wording import UNKNOWN, ago, count, duration, number
+from training_exporter.wording import UNKNOWN, ago, count, duration, number
 
 _PHASE_WORDS = {FORWARD_BACKWARD: "forward and backward", OPTIMIZER: "optimiser"}
 
@@ -151,8 +151,3 @@ def table_of(columns: tuple[str, ...], rows: Iterable[str]) -> str:
 def spoken(kind: str) -> str:
     """The name of a kind of anomaly in words."""
     return kind.replace("_", " ")
-
-
-def meaning(kind: str) -> str:
-    """What a kind of anomaly means. A user's own detector may have a kind of its own."""
-    return ANOMALY_KINDS.get(kind, "found by a detector of your own")

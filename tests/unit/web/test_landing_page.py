@@ -16,11 +16,11 @@ from training_exporter.catalog import ANOMALY_KINDS, FINAL_STATES, RUN_STATES
 from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
 from training_exporter.history import CurveHistory
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.snapshot import Anomaly, AnomalyStatus, Snapshot, Totals
+from training_exporter.snapshot import Anomaly, AnomalyStatus, Best, Snapshot, Totals
 from training_exporter.status import ReportNote, RunStatus
 from training_exporter.web.curves import Curve, Mark, draw
 from training_exporter.web.landing_page import render
-from training_exporter.web.wording import ago, count, duration, number, share
+from training_exporter.wording import ago, count, duration, number, share
 
 NOW = 2_000.0
 STATUS = RunStatus("tiny", 3, "running", {"model": "GPT", "profile": "robust"})
@@ -460,3 +460,29 @@ def test_a_report_is_an_alarm_while_there_are_nan() -> None:
     assert 'class="report alarm"' in shown(True)
     assert "it could not be written" in shown(True)
     assert 'class="report card"' in shown(False)
+
+
+def test_the_run_as_a_whole_once_it_is_over() -> None:
+    """A page that stays after the end says what the whole run was like, and not before."""
+    spike = AnomalyStatus("loss_spike", True, False, 2, 2, NOW, 1.0, 1.0)
+    seen = snapshot()._replace(anomalies=(spike,), best=Best(2.0, 2))
+    over = STATUS._replace(state="completed")
+
+    text = Page(render(over, seen, now=NOW, overhead={"step": 0.02})).text
+
+    assert "The run as a whole" in text
+    assert "2 at the end, 2.5 on average (EMA), 2 at best, step 2" in text
+    assert "2.25 on wiki" in text
+    assert "loss_spike 2" in text
+    assert "1 % of the time" in text
+    assert "The run as a whole" not in Page(render(STATUS, seen, now=NOW)).text
+
+
+def test_what_a_run_as_a_whole_says_is_escaped() -> None:
+    """A data set may be called like HTML."""
+    seen = snapshot()._replace(evaluations={"<b>": Evaluation(2, NOW, "<b>", 1.0)})
+
+    html = render(STATUS._replace(state="stopped"), seen, now=NOW)
+
+    assert "1 on &lt;b&gt;" in html
+    assert "1 on <b>" not in html

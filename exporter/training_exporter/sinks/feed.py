@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All sinks of a run: who feeds them, and how long their end is waited for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from time import monotonic, sleep
+from typing import Final
+from weakref import WeakSet
+
+from training_exporter.catalog import SINK_ERROR
+from training_exporter.monitor import TrainingMonitor
+from training_exporter.signals import StepSignals
+from training_exporter.sinks.sink import RunInfo, Sink
+from training_exporter.sinks.worker import Worker
+from training_exporter.snapshot import Anomaly
+from training_exporter.status import ExporterHealth, StatusBoard
+from training_exporter.summary.making import RunSummary
+
+END_SECONDS: Final = 5.0
+"""Sinks hold up the end of a run for no longer, and that of the process for as long once more."""
+POLL_SECONDS: Final = 0.01
+
+
+class SinkFeed:
+    """Tells the sinks of a run what happens in it, on rank 0; on others nothing.
+
+    Args:
+        sinks: who is told.
+        board, monitor: of the run.
+        health: where trouble is counted.
+
+    Raises:
+        ValueError: two sinks of one name, or a name that is no label.
+        TypeError: something that is no sink.
+    """
+
+    def __init__(
+        self,
+        sinks: Iterable[Sink],
+        board: StatusBoard,
+        monitor: TrainingMonitor,
+        health: ExporterHealth,
+    ) -> None:
+        sinks = list(sinks)
+        _check(sinks)
+        self._board = board
+        on_error = partial(health.count_error, SINK_ERROR)
+        run = partial(_run_info, board)
+        self._all = tuple(Worker(sink, run, monitor, on_error) for sink in sinks)
+        self._told: tuple[Worker, ...] = ()
+        self._started = False
+        health.sink_drops = self.dropped
+        _feeds.add(self)
+
+    def start(self) -> None:
+        """Begin to tell, on rank 0 alone.
+
+        Raises:
+            RuntimeError: the system grants no more threads.
+        """
+        self._started = True
+        if self._board.status.rank == 0:
+            for worker in self._all:
+                worker.start()
+            self._told = self._all
+
+    def step(self, signals: StepSignals) -> None:
+        """A step was taken."""
+        if not self._started:
+            self.start()
+        for worker in self._told:
+            worker.step(signals)
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        """An anomaly began."""
+        for worker in self._told:
+            worker.urgent(anomaly)
+
+    def finish(self, summary: RunSummary) -> None:
+        """The run has ended. Neither locks nor waits; `wait` does that."""
+        if not self._started:
+            with suppress(RuntimeError):  # a process that ends can start no thread any more
+                self.start()
+        for worker in self._told:
+            worker.urgent(summary)
+
+    def leave(self) -> None:
+        """Nothing will come any more, unless it is started again. Neither locks nor waits."""
+        for worker in self._told:
+            worker.leave()
+        self._told, self._started = (), False
+
+    def wait(self, seconds: float = END_SECONDS) -> None:
+        """Until all that was told has been taken in, or a bounded time has passed."""
+        _wait(self._is_busy, seconds)
+
+    @staticmethod
+    def wait_for_all(seconds: float = END_SECONDS) -> None:
+        """As `wait`, for all feeds of this process."""
+        _wait(lambda: any(feed._is_busy() for feed in list(_feeds)), seconds)
+
+    def dropped(self) -> dict[str, int]:
+        """How much found no room so far, by sink."""
+        return {worker.sink.name: worker.dropped for worker in self._all}
+
+    def forget(self) -> None:
+        """In a forked child the threads are not, and the run is its parent's."""
+        self._all = self._told = ()
+
+    def _is_busy(self) -> bool:
+        return any(worker.busy for worker in self._all)
+
+
+def _wait(is_busy: Callable[[], bool], seconds: float) -> None:
+    deadline = monotonic() + seconds
+    while is_busy() and monotonic() < deadline:
+        sleep(POLL_SECONDS)
+
+
+def _run_info(board: StatusBoard) -> RunInfo:
+    status = board.status
+    return RunInfo(status.run, status.rank, status.info)
+
+
+def _check(sinks: list[Sink]) -> None:
+    for sink in sinks:
+        if not isinstance(sink, Sink):
+            raise TypeError(f"a sink must derive from training_exporter.sinks.Sink, got {sink!r}")
+        if not isinstance(sink.name, str) or not re.fullmatch(r"[\w.-]{1,64}", sink.name):
+            raise ValueError(
+                "the name of a sink must be 1 to 64 letters, digits, dots, hyphens and "
+                f"underscores, got {sink.name!r}"
+            )
+    names = [sink.name for sink in sinks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each sink needs a name of its own, got {', '.join(sorted(names))}")
+
+
+_feeds: WeakSet[SinkFeed] = WeakSet()
+
+
+def _forget_all() -> None:
+    for feed in list(_feeds):
+        feed.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorBoard: the same numbers as curves, anomalies and the summary as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+
+from torch.utils.tensorboard import SummaryWriter
+
+from training_exporter.sinks.points import PREFIX
+from training_exporter.sinks.sink import Point, RunInfo, Sink
+from training_exporter.snapshot import Anomaly
+from training_exporter.summary.making import RunSummary
+from training_exporter.summary.text import headline, summary_rows
+
+
+class TensorBoardSink(Sink):
+    """Writes event files.
+
+    Args:
+        log_dir: folder of the files. One that the Trainer writes to as well shows both together.
+        name: name of the sink.
+    """
+
+    def __init__(self, log_dir: str | PathLike[str], *, name: str = "tensorboard") -> None:
+        self.name = name
+        self._log_dir = log_dir
+        self._writer: SummaryWriter | None = None
+
+    def start(self, run: RunInfo) -> None:
+        self._open()
+
+    def steps(self, points: Sequence[Point]) -> None:
+        writer = self._open()
+        for step, timestamp, values in points:
+            for name, value in values.items():
+                writer.add_scalar(PREFIX + name, value, step, timestamp)
+        writer.flush()
+
+    def anomaly(self, anomaly: Anomaly) -> None:
+        writer = self._open()
+        text = f"**{anomaly.kind}**: {anomaly.in_words}"
+        writer.add_text(f"{PREFIX}anomalies", text, anomaly.step, anomaly.timestamp)
+        writer.flush()
+
+    def finish(self, summary: RunSummary) -> None:
+        writer, self._writer = self._open(), None
+        rows = [f"| {name} | {text} |" for name, text in summary_rows(summary)]
+        text = "\n".join([f"**{headline(summary)}**", "", "| | |", "|---|---|", *rows])
+        writer.add_text(f"{PREFIX}summary", text, summary.step or 0)
+        writer.close()
+
+    def _open(self) -> SummaryWriter:
+        if self._writer is None:
+            self._writer = SummaryWriter(self._log_dir, filename_suffix=".monitor")
+        return self._writer

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run was like, in the few numbers that one looks for at its end."""

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sinks are told everything in its order, on threads of their own, and never hold the run up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+import pytest
+
+from tests.unit.sinks.recording import END, SPIKE, Recording, Run
+from training_exporter.catalog import SINK_ERROR
+from training_exporter.sinks import RunInfo, Sink, SinkTrouble
+from training_exporter.sinks.worker import MOST_URGENT, MOST_WAITING
+
+INFO = RunInfo("tiny", 0, {"model": "GPT"})
+
+
+def test_everything_in_its_order() -> None:
+    """Start, steps, an anomaly after the steps before it, the end."""
+    sink = Recording()
+    run = Run(sink)
+
+    run.step(1, 2, 3)
+    run.feed.anomaly(SPIKE)
+    run.step(4)
+    run.end()
+
+    assert sink.told == [INFO, 1, 2, 3, SPIKE, 4, END]
+    assert run.feed.dropped() == {"recording": 0}
+
+
+def test_a_run_that_goes_on_starts_anew() -> None:
+    """A second `train()` is told as the first was, and an end twice is told twice."""
+    sink = Recording()
+    run = Run(sink)
+
+    run.step(1)
+    run.end()
+    run.step(2)
+    run.end()
+    run.end()
+
+    assert sink.told == [INFO, 1, END, INFO, 2, END, END]
+
+
+def test_a_crash_before_the_first_step_is_told() -> None:
+    """The thread is there by then, though no step has started it."""
+    sink = Recording()
+
+    Run(sink).end()
+
+    assert sink.told == [END]
+
+
+def test_steps_that_find_no_room_are_dropped_and_counted(
+    logs: pytest.LogCaptureFixture,
+) -> None:
+    """A sink that is slow loses steps, but neither anomalies nor the end."""
+    sink = Recording()
+    sink.gate.clear()
+    run = Run(sink)
+    run.step(1)
+    run.feed.anomaly(SPIKE)  # so that it is told at once
+    assert sink.arrived.wait(10)
+
+    run.step(*range(2, 2 + MOST_WAITING + 7))
+    run.feed.anomaly(SPIKE)
+    sink.gate.set()
+    run.end()
+
+    assert run.health.sink_drops() == {"recording": 7}
+    assert sink.told[-3:] == [1 + MOST_WAITING, SPIKE, END]
+    assert [record.levelname for record in logs.records] == ["WARNING"]
+    assert "slower than the training" in logs.text
+
+
+def test_anomalies_are_bounded_too() -> None:
+    """Of a sink that hangs not even they pile up for ever."""
+    sink = Recording()
+    sink.gate.clear()
+    run = Run(sink)
+    run.step(1)
+    run.feed.anomaly(SPIKE)
+    assert sink.arrived.wait(10)
+
+    for _ in range(MOST_WAITING + MOST_URGENT + 5):
+        run.feed.anomaly(SPIKE)
+    sink.gate.set()
+    run.end()
+
+    assert run.feed.dropped() == {"recording": 6}  # the end among them
+
+
+def test_a_sink_that_raises_is_retired(logs: pytest.LogCaptureFixture) -> None:
+    """It is logged once with its traceback and counted, and others go on."""
+    bad, good = Recording("bad", raising=ZeroDivisionError("mine")), Recording("good")
+    run = Run(bad, good)
+
+    run.step(1)
+    run.end()
+    run.step(2)
+    run.end()
+
+    assert bad.told == [INFO]
+    assert good.told == [INFO, 1, END, INFO, 2, END]
+    assert run.health.errors[SINK_ERROR] == 1
+    assert [record.levelname for record in logs.records] == ["ERROR"]
+    assert "ZeroDivisionError: mine" in logs.text
+    assert run.feed.dropped() == {"bad": 0, "good": 0}
+
+
+def test_trouble_is_counted_and_goes_by(logs: pytest.LogCaptureFixture) -> None:
+    """A server that is away may be back at the next step."""
+    sink = Recording(raising=SinkTrouble("nobody there"))
+    run = Run(sink)
+
+    for step in (1, 2):
+        run.step(step)
+        run.end()
+    sink.raising = None
+    run.step(3)
+    run.end()
+
+    assert sink.told == [INFO, END, INFO, END, INFO, 3, END]
+    assert run.health.errors[SINK_ERROR] == 2
+    assert ["nobody there" in record.getMessage() for record in logs.records] == [True]
+
+
+def test_a_sink_that_hangs_holds_nobody_up() -> None:
+    """Neither a step nor, for longer than it may, the end."""
+    sink = Recording()
+    sink.gate.clear()
+    run = Run(sink)
+    run.step(1)
+
+    started = monotonic()
+    run.feed.finish(END)
+    run.feed.wait(0.05)
+
+    assert monotonic() - started < 5
+    sink.gate.set()
+    run.feed.wait()
+    assert sink.told == [INFO, 1, END]
+
+
+def test_other_ranks_tell_nobody() -> None:
+    """Or a chat would have every message eight times."""
+    sink = Recording()
+    run = Run(sink, rank=1)
+
+    run.step(1)
+    run.feed.anomaly(SPIKE)
+    run.end()
+
+    assert sink.told == []
+
+
+def test_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once nothing will come any more; what comes all the same is told by new ones."""
+    sink = Recording("ends")
+    run = Run(sink)
+    run.step(1)
+    run.end()
+
+    run.feed.leave()
+    for thread in threading.enumerate():
+        if thread.name == "training-exporter-ends":
+            thread.join(10)
+            assert not thread.is_alive()
+    run.step(2)
+    run.end()
+
+    assert sink.told == [INFO, 1, END, INFO, 2, END]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: [Recording("a"), Recording("a")], ValueError, "a name of its own, got a, a"),
+        (lambda: [Recording("a b")], ValueError, "letters, digits.*'a b'"),
+        (lambda: ["wandb"], TypeError, "must derive from training_exporter.sinks.Sink"),
+    ],
+)
+def test_what_is_no_sink(make: Callable[[], list[Sink]], error: type[Exception], says: str) -> None:
+    """Is refused when it is given, with what would be right."""
+    with pytest.raises(error, match=says):
+        Run(*make())
+
+
+def test_a_forked_child_tells_nobody() -> None:
+    """It has none of the threads, and the run is its parent's."""
+    sink = Recording()
+    run = Run(sink)
+
+    run.feed.forget()
+    run.step(1)
+    run.end()
+
+    assert sink.told == []
+    assert run.health.sink_drops() == {}

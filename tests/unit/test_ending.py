@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The summary is told when a run ends, whoever ends it, and once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training_exporter import TrainingExporter
+from training_exporter.lifecycle.summary_file import FILE_NAME
+
+
+def ended(logs: pytest.LogCaptureFixture) -> list[str]:
+    """The first lines of the summaries in the log."""
+    lines = [record.getMessage().splitlines()[0] for record in logs.records]
+    return [line for line in lines if line.startswith("run tiny ")]
+
+
+def exporter(folder: Path | None = None) -> TrainingExporter:
+    """One that has a folder for its summary."""
+    watched = TrainingExporter(serve=False, run="tiny")
+    watched.ending.folder = folder
+    return watched
+
+
+def test_a_completed_run(tmp_path: Path, logs: pytest.LogCaptureFixture) -> None:
+    """In the log and in the file."""
+    with exporter(tmp_path) as watched:
+        watched.step(loss=1.0)
+
+    assert ended(logs) == ["run tiny completed at step 1"]
+    assert json.loads((tmp_path / FILE_NAME).read_text())["state"] == "completed"
+
+
+def test_a_crashed_run(tmp_path: Path, logs: pytest.LogCaptureFixture) -> None:
+    """It needs a summary more than others, even before its first step."""
+    with pytest.raises(ZeroDivisionError), exporter(tmp_path):
+        raise ZeroDivisionError
+
+    assert ended(logs) == ["run tiny crashed by ZeroDivisionError before its first step"]
+    assert json.loads((tmp_path / FILE_NAME).read_text())["failure"] == "ZeroDivisionError"
+
+
+def test_an_end_is_told_once(logs: pytest.LogCaptureFixture) -> None:
+    """A Trainer ends its run, then the block around it; another end is another summary."""
+    with exporter() as watched:
+        watched.step(loss=1.0)
+        watched.finish()
+    watched.step(loss=1.0)
+    watched.finish()
+    watched.finish(ValueError())
+
+    assert ended(logs) == [
+        "run tiny completed at step 1",
+        "run tiny completed at step 2",
+        "run tiny crashed by ValueError at step 2",
+    ]
+
+
+def test_nothing_is_told_of_a_run_that_never_began(logs: pytest.LogCaptureFixture) -> None:
+    """An exporter that was made and not used has nothing to say."""
+    with exporter():
+        pass
+
+    assert ended(logs) == []
+
+
+def test_other_ranks_are_silent(tmp_path: Path, logs: pytest.LogCaptureFixture) -> None:
+    """Eight processes would write one file, and eight blocks."""
+    with TrainingExporter(serve=False, run="tiny", rank=1) as watched:
+        watched.ending.folder = tmp_path
+        watched.step(loss=1.0)
+
+    assert ended(logs) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, logs: pytest.LogCaptureFixture) -> None:
+    """Is one line and one count, and the log has its block."""
+    (tmp_path / FILE_NAME).mkdir()
+    with exporter(tmp_path) as watched:
+        watched.step(loss=1.0)
+
+    assert ended(logs) == ["run tiny completed at step 1"]
+    assert "could not be written" in logs.text
+    assert watched.health.errors["lifecycle"] == 1
