@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`training-exporter replay` and `training-exporter backtest`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from math import inf
+from pathlib import Path
+from time import sleep
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from training_exporter.replay.backtest import play_all, read_labels, summaries, table_of
+from training_exporter.replay.columns import SIGNALS, parse_map
+from training_exporter.replay.openmetrics import Backfill, parse_start
+from training_exporter.replay.playing import Plan, Playback
+from training_exporter.replay.report import for_person, for_program
+from training_exporter.replay.rows import Event
+from training_exporter.replay.settings import parse_options, parse_profile, paste_lines
+from training_exporter.replay.trouble import ReplayError
+
+USAGE_ERROR = 2
+LONG = 4_000_000
+"""Bytes of a log from which on there is a progress bar."""
+FOLLOW_SECONDS = 1.0
+WINDOWS = ("steps", "rows")
+
+Profile = Annotated[str, typer.Option(help="Detectors: robust, textbook or both.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KIND.OPTION=N", help="Option of a detector to try. May be repeated."
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="SIGNAL=NAME",
+        help=f"What a signal is called in the log; SIGNAL is one of {', '.join(SIGNALS)}.",
+    ),
+]
+Clip = Annotated[
+    float | None,
+    typer.Option(min=0, help="Norm above which gradients were clipped, if the log says none."),
+]
+Windows = Annotated[
+    str, typer.Option(help="What the windows of textbook detectors count: steps or rows.")
+]
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def replay(
+    source: Annotated[Path, typer.Argument(help="A run's log, or its folder.")],
+    profile: Profile = "robust",
+    options: Options = None,
+    names: Names = None,
+    clip: Clip = None,
+    windows: Windows = "steps",
+    as_json: Json = False,
+    openmetrics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what `promtool tsdb create-blocks-from openmetrics` takes into Prometheus.",
+        ),
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Play it live on a page, as if it went on now.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Serve a run that is still being logged: JSON lines, CSV or TensorBoard events.",
+        ),
+    ] = False,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="There, how many times faster than it was.")
+    ] = 1.0,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="There, port to serve on; 0 is any.")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(help="For both, name of the run.", show_default="the source's name"),
+    ] = None,
+    row_seconds: Annotated[
+        float,
+        typer.Option(min=0.001, help="For both, time from row to row, if the log has no times."),
+    ] = 1.0,
+    start: Annotated[
+        str | None,
+        typer.Option(help="For --openmetrics, when the run began, if the log has no times."),
+    ] = None,
+) -> None:
+    """Judge a past run by the same detectors as a live one.
+
+    SOURCE is a Hugging Face trainer_state.json or its checkpoint or output folder, TensorBoard
+    event files or their folder, a W&B run's folder, JSON lines such as trainer_log.jsonl, or CSV
+    such as Lightning's metrics.csv.
+    """
+    try:
+        plan = _plan(profile, options, names, clip, windows)
+        if (serve or follow) and (as_json or openmetrics is not None):
+            raise ReplayError("--serve and --follow go with neither --json nor --openmetrics")
+        playback = Playback(source, plan, more_soon if follow else None)
+        name = run or source.resolve().stem
+        if serve or follow:
+            _serve(playback, name, port, inf if follow else speed, row_seconds)
+            return
+        if openmetrics is None:
+            _play(playback)
+        else:
+            begin = None if start is None else parse_start(start)
+            _backfill(playback, openmetrics, name, begin, row_seconds)
+    except (ReplayError, OSError) as error:
+        _fail(str(error))
+    if as_json:
+        typer.echo(json.dumps(for_program(playback), indent=1))
+    else:
+        _print(for_person(playback, plan.options))
+
+
+def backtest(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of logs.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            help="Table with tabs: id (name of a log without its extension), kind, first_row,"
+            " last_row (or first_step, last_step), confidence."
+        ),
+    ],
+    profile: Profile = "both",
+    options: Options = None,
+    names: Names = None,
+    clip: Clip = None,
+    windows: Windows = "steps",
+    as_json: Json = False,
+) -> None:
+    """Compare what the detectors find in many past runs with what a person marked in them."""
+    try:
+        plan = _plan(profile, options, names, clip, windows)
+        marked = read_labels(labels)
+        console = Console(stderr=True)
+        with console.status("judging") as status:
+            trials, missing = play_all(
+                folder, marked, plan, progress=lambda run: status.update(f"judging {escape(run)}")
+            )
+    except ReplayError as error:
+        _fail(str(error))
+    found = summaries(trials, marked.unit)
+    for line in missing:
+        console.print(Text(f"Left out: {line}", style="yellow"), soft_wrap=True)
+    if as_json:
+        by_profile = {
+            name: {kind: asdict(summary) for kind, summary in by_kind.items()}
+            for name, by_kind in found.items()
+        }
+        report = {"runs": len(trials), "unit": marked.unit, "profiles": by_profile}
+        typer.echo(json.dumps(report, indent=1))
+        return
+    rows = sum(trial.judges[0].rows for trial in trials)
+    tables = [table_of(name, by_kind, marked.unit) for name, by_kind in found.items()]
+    paste = [Text(line, style="cyan") for line in paste_lines(plan.profiles, plan.options)]
+    _print([Text(f"{len(trials)} runs, {rows:,} rows."), *tables, *paste])
+
+
+def _plan(
+    profile: str,
+    options: list[str] | None,
+    names: list[str] | None,
+    clip: float | None,
+    windows: str,
+) -> Plan:
+    """The plan that the options ask for.
+
+    Raises:
+        ReplayError: an option that makes no sense, naming what does.
+    """
+    if windows not in WINDOWS:
+        raise ReplayError(f"--windows is one of {', '.join(WINDOWS)}, not {windows}")
+    try:
+        return Plan(
+            profiles=parse_profile(profile),
+            options=parse_options(options or ()),
+            names=parse_map(names or ()),
+            clip_threshold=clip,
+            windows_in_steps=windows == "steps",
+        )
+    except ValueError as error:
+        raise ReplayError(f"--set: {error}") from None
+
+
+def more_soon() -> bool:
+    """Wait a little, and then look again at what is being written."""
+    sleep(FOLLOW_SECONDS)
+    return True
+
+
+def _serve(
+    playback: Playback, run: str, port: int | None, speed: float, row_seconds: float
+) -> None:
+    """Play it on a page; raises what `live.serve` raises."""
+    from training_exporter.replay import live  # an exporter and all that it needs
+
+    console = Console(highlight=False)
+    live.serve(
+        playback, run=run, port=port, speed=speed, row_seconds=row_seconds,
+        say=lambda line: console.print(Text(line), soft_wrap=True),
+    )  # fmt: skip
+
+
+def _backfill(
+    playback: Playback, file: Path, run: str, start: float | None, row_seconds: float
+) -> None:
+    """Judge it, and write it as OpenMetrics.
+
+    Raises:
+        ReplayError: two profiles, whose counters would be the same series; or no times.
+        OSError: the file cannot be written.
+    """
+    if len(playback.judges) > 1:
+        raise ReplayError("--openmetrics takes one profile, as the counters of two are the same")
+    judge, troubles = playback.judges[0], playback.troubles
+    with Backfill(judge, run, start=start, row_seconds=row_seconds, troubles=troubles) as backfill:
+        _play(playback, backfill.note)
+        backfill.save(file)
+
+
+def _play(playback: Playback, judged: Callable[[Event], object] | None = None) -> None:
+    """Judge it, with a progress bar where that takes a while."""
+    if playback.source.total_bytes < LONG:
+        playback.play(judged=judged)
+        return
+    columns = (TextColumn("replaying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=playback.source.total_bytes)
+        playback.play(lambda position: bar.update(task, completed=position), judged=judged)
+
+
+def _print(parts: Iterable[RenderableType]) -> None:
+    """Print parts of a report; lines stay whole, since some are there to be copied."""
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(USAGE_ERROR)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a replay has to say, to a person and to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from training_exporter.detectors import Options
+from training_exporter.replay.judging import Episode, Judge
+from training_exporter.replay.playing import Playback
+from training_exporter.replay.settings import paste_lines
+from training_exporter.replay.windows import IN_STEPS, STEPPED
+
+SHOWN = 100
+"""Anomalies in the table; JSON has more."""
+
+
+def for_person(playback: Playback, options: Options) -> list[RenderableType]:
+    """What was taken for what, the anomalies, and a summary; lines are not to be wrapped."""
+    parts: list[RenderableType] = [Text(line) for line in _introduction(playback)]
+    parts += [Text(f"Note: {line}.", style="yellow") for line in playback.troubles.lines()]
+    parts += _anomalies(playback)
+    for judge in playback.judges:
+        parts += [Text(line) for line in _summary(judge)]
+    profiles = [judge.profile for judge in playback.judges]
+    parts += [Text(line, style="cyan") for line in paste_lines(profiles, options)]
+    return parts
+
+
+def for_program(playback: Playback) -> dict[str, Any]:
+    """The same as values that any JSON can hold: NaN and infinity are texts."""
+    course = playback.course
+    report = {
+        "source": str(playback.path),
+        "files": [str(path) for path in playback.source.paths],
+        "format": playback.source.format.name,
+        "signals": playback.columns.names,
+        "evaluations_of": playback.columns.evaluations,
+        "steps_per_row": playback.stride,
+        **asdict(course),
+        "notes": playback.troubles.lines(),
+        "profiles": {
+            judge.profile: _judgement(judge, playback.stride) for judge in playback.judges
+        },
+    }
+    return {name: _portable(value) for name, value in report.items()}
+
+
+def _judgement(judge: Judge, stride: int | None) -> dict[str, Any]:
+    return {
+        "options": judge.options,
+        "counts": judge.totals(),
+        "not_judged": judge.never_ready(),
+        "anomalies": [_episode(episode, stride) for episode in judge.episodes],
+    }
+
+
+def _episode(episode: Episode, stride: int | None) -> dict[str, Any]:
+    begun = episode.begun
+    return {
+        "kind": begun.kind,
+        "step": begun.step,
+        "time": begun.timestamp or None,
+        "value": _portable(begun.value),
+        "threshold": _portable(begun.threshold),
+        "last_step": episode.last_step,
+        "rows": episode.last_row - episode.first_row + 1,
+        "steps": _steps(episode, stride),
+        "over": episode.over,
+    }
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _portable(inner) for name, inner in value.items()}
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _steps(episode: Episode, stride: int | None) -> int:
+    """How long an anomaly lasted: to the end of its last row, whatever the step numbers did."""
+    return (episode.last_row - episode.first_row + 1) * (stride or 1)
+
+
+def _introduction(playback: Playback) -> Iterator[str]:
+    course, stride = playback.course, playback.stride
+    files = f" in {len(playback.source.paths)} files" if len(playback.source.paths) > 1 else ""
+    yield (
+        f"{playback.path}: {playback.source.format.name}{files}, {course.rows:,} rows, steps "
+        f"{course.first_step:,} to {course.last_step:,}, {course.evaluations:,} evaluations."
+    )
+    taken = [f"{signal} from {name!r}" for signal, name in playback.columns.names.items()]
+    taken += [
+        f"loss of {data} from {name!r}" for name, data in playback.columns.evaluations.items()
+    ]
+    yield f"Taken: {', '.join(taken)}."
+    if stride is None:
+        yield "No step is logged: rows are counted instead."
+    elif stride > 1:
+        yield f"A row every {stride:,} steps. Detectors see rows; {_windows(playback)}"
+    losses = [] if course.loss is None else [f"last {course.loss:.6g}"]
+    if course.best_loss is not None:
+        losses.append(f"lowest {course.best_loss:.6g} at step {course.best_step:,}")
+    losses += [f"{name} {loss:.6g}" for name, loss in course.eval_losses.items()]
+    if losses:
+        yield f"Loss: {', '.join(losses)}."
+
+
+def _windows(playback: Playback) -> str:
+    for judge in playback.judges:
+        if judge.profile == STEPPED and playback.window_stride > 1:
+            scaled = [
+                f"{kind}.{name} {judge.options[kind][name]:g}" for kind, name in IN_STEPS.items()
+            ]
+            return f"windows of {STEPPED}, which are in steps, are in rows {', '.join(scaled)}."
+    return "their windows are in rows."
+
+
+def _anomalies(playback: Playback) -> list[RenderableType]:
+    found = _by_step(playback.judges)
+    if not found:
+        return [Text("No anomaly was found.", style="bold")]
+    table = Table(box=box.SIMPLE_HEAD)
+    several = len(playback.judges) > 1
+    table.add_column("Step", justify="right")
+    table.add_column("Anomaly", style="yellow", no_wrap=True)
+    for name in ("Value", "Threshold"):
+        table.add_column(name, justify="right")
+    table.add_column("Lasted", no_wrap=True)
+    if several:
+        table.add_column("Found by")
+    for profiles, episode in found[:SHOWN]:
+        begun = episode.begun
+        steps = _steps(episode, playback.stride)
+        lasted = f"{steps:,} step{'s' if steps > 1 else ''}{'' if episode.over else ', to the end'}"
+        threshold = f"{begun.threshold:.4g}" if isfinite(begun.threshold) else ""
+        cells = [f"{begun.step:,}", begun.kind, f"{begun.value:.4g}", threshold, lasted]
+        table.add_row(*cells, *([" and ".join(profiles)] if several else []))
+    rest = len(found) - SHOWN
+    more = [Text(f"... and {rest:,} more: --json names them")] if rest > 0 else []
+    return [table, *more]
+
+
+def _by_step(judges: Sequence[Judge]) -> list[tuple[list[str], Episode]]:
+    """The anomalies in the order of the log, each with the profiles that saw it begin there."""
+    found: dict[tuple[int, str], tuple[list[str], Episode]] = {}
+    for judge in judges:
+        for episode in judge.episodes:
+            key = (episode.first_row, episode.begun.kind)
+            found.setdefault(key, ([], episode))[0].append(judge.profile)
+    return [found[key] for key in sorted(found)]
+
+
+def _summary(judge: Judge) -> Iterator[str]:
+    counts = [f"{count:,} {kind}" for kind, count in judge.totals().items() if count]
+    yield f"{judge.profile}: {', '.join(counts) or 'nothing'}."
+    unjudged = judge.never_ready()
+    if unjudged:
+        yield f"  The log is too short for, or lacks what is needed by: {', '.join(unjudged)}."

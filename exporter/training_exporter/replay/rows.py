@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From records to what a monitor takes: steps and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+from math import isfinite
+from statistics import median
+from typing import Any
+
+from training_exporter.replay.columns import STEP, TIMESTAMP, Columns
+from training_exporter.replay.text_logs import Record
+from training_exporter.replay.trouble import Troubles
+from training_exporter.signals import Evaluation, StepSignals
+
+Event = StepSignals | Evaluation
+
+_JUDGED = ("loss", "grad_norm")
+_OTHERS = (
+    "epoch", "step_seconds", "loss_scale", "clip_threshold", "memory_allocated_bytes",
+)  # fmt: skip
+
+
+class Rows:
+    """Makes steps and evaluations of records. What cannot be read is noted and left out.
+
+    Args:
+        columns: which value is which signal.
+        troubles: takes what is wrong.
+        clip_threshold: norm above which gradients were clipped, where the log does not say it.
+    """
+
+    def __init__(
+        self, columns: Columns, troubles: Troubles, clip_threshold: float | None = None
+    ) -> None:
+        self._columns = columns
+        self._troubles = troubles
+        self._clip_threshold = clip_threshold
+        self._last: int | None = None
+        self._row = 0
+
+    def events(self, records: Iterable[Record]) -> Iterator[Event]:
+        """The steps in the order of the log, each before the evaluations that followed on it."""
+        for record in self._together(records):
+            step = self._step(record)
+            if step is not None:
+                yield from self._events_of(step, record)
+
+    def _together(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Records of one step as one: Lightning and W&B log its values one by one."""
+        columns, pending = self._columns, None
+        learn, names = columns.learn, columns.names
+        for record in records:
+            learn(record)
+            if pending is not None:
+                name = names.get(STEP)
+                step = record.get(name) if name is not None else None
+                if step is not None and step == pending.get(name) and self._fits(pending, record):  # type: ignore[arg-type]  # a name, as there is a step
+                    pending.update(record)
+                    continue
+                yield pending
+            pending = record
+        if pending is not None:
+            yield pending
+
+    def _fits(self, before: Record, after: Record) -> bool:
+        """Whether nothing that is judged is in both."""
+        judged = [self._columns.names.get(signal) for signal in _JUDGED]
+        return not any(
+            name in before and name in after for name in (*judged, *self._columns.evaluations)
+        )
+
+    def _step(self, record: Record) -> int | None:
+        """The step of a record; that of the last one where it says none and is an evaluation."""
+        name = self._columns.names.get(STEP)
+        if name is None:
+            self._row += any(self._columns.names.get(signal) in record for signal in _JUDGED)
+            return max(1, self._row)
+        value = record.get(name)
+        if type(value) is int:
+            return value
+        number = self._number(value)
+        if number is not None and isfinite(number):
+            return int(number)
+        if any(each in record for each in self._columns.evaluations) and self._last is not None:
+            return self._last
+        self._troubles.note("records without a step that were left out")
+        return None
+
+    def _events_of(self, step: int, record: Record) -> Iterator[Event]:
+        names, number = self._columns.names, self._number
+        get = record.get
+        timestamp = number(get(names.get(TIMESTAMP, ""))) or 0.0
+        loss, norm = number(get(names.get("loss", ""))), number(get(names.get("grad_norm", "")))
+        if loss is not None or norm is not None:
+            self._watch_order(step)
+            rate = number(get(names.get("learning_rate", "")))
+            yield StepSignals(
+                step,
+                timestamp,
+                loss,
+                norm,
+                self._clip_threshold,
+                {} if rate is None else {"0": rate},
+                **self._others(record, names),
+            )
+        for name, dataset in self._columns.evaluations.items():
+            evaluated = number(get(name))
+            if evaluated is not None:
+                yield Evaluation(step, timestamp, dataset, evaluated)
+
+    def _others(self, record: Record, names: Mapping[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for signal in _OTHERS:
+            name = names.get(signal)
+            if name is not None:
+                value = self._number(record.get(name))
+                if value is not None:
+                    found[signal] = value
+        return found
+
+    def _watch_order(self, step: int) -> None:
+        last, self._last = self._last, step
+        if last is not None and step <= last:
+            what = "steps that repeat" if step == last else "steps that go back"
+            self._troubles.note(f"{what}, which `restart` judges", f"step {step}")
+
+    def _number(self, value: object) -> float | None:
+        """A value as a float, None where it is none: absent is absent."""
+        if type(value) is float:
+            return value
+        if value is None or type(value) is bool:
+            return None
+        try:
+            return float(value)  # type: ignore[arg-type]  # else it raises
+        except (ValueError, TypeError, OverflowError):
+            self._troubles.note("values that are no numbers and were left out", repr(value)[:40])
+            return None
+
+
+def usual_stride(events: Iterable[Event]) -> int | None:
+    """Optimiser steps from one row to the next: the median, None where there are no two rows."""
+    steps = [event.step for event in events if isinstance(event, StepSignals)]
+    ahead = [after - before for before, after in pairwise(steps)]
+    forward = [stride for stride in ahead if stride > 0]
+    return round(median(forward)) if forward else None

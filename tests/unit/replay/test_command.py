@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.unit.replay.logs import NAN, ROWS, SPIKE, rows, write_csv, write_json_lines
+from training_exporter import cli
+from training_exporter.replay import command
+
+
+def run(*arguments: str | Path, columns: int = 120) -> Result:
+    environment = {"COLUMNS": str(columns)}
+    return CliRunner().invoke(cli.app, [str(each) for each in arguments], env=environment)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "log.csv", rows(stride=10))
+
+
+def test_a_replay_for_a_person(log: Path) -> None:
+    """What was taken for what, how far rows are apart, what was found, what could not be judged."""
+    result = run("replay", log)
+
+    assert result.exit_code == 0
+    words = " ".join(result.output.split())
+    assert f"CSV, {ROWS} rows, steps 10 to 3,000, 0 evaluations" in words
+    assert "loss from 'loss', grad_norm from 'grad_norm'" in words
+    assert "A row every 10 steps" in words
+    assert f"{SPIKE * 10:,} loss_spike 9" in words
+    assert f"{NAN * 10:,} non_finite nan" in words
+    assert "10 steps" in words
+    assert "robust: 1 non_finite, 1 loss_spike." in words
+    assert "lacks what is needed by: clipping_excess" in words
+
+
+def test_a_replay_for_a_program(log: Path) -> None:
+    """Strict JSON: what is not finite is a text."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    result = run("replay", log, "--json", "--profile", "both")
+    report = json.loads(result.output, parse_constant=refuse)
+
+    assert (report["rows"], report["steps_per_row"], report["notes"]) == (ROWS, 10, [])
+    assert report["profiles"]["robust"]["counts"]["loss_spike"] == 1
+    nan = report["profiles"]["robust"]["anomalies"][-1]
+    assert (nan["kind"], nan["step"], nan["value"]) == ("non_finite", NAN * 10, "nan")
+    assert (nan["rows"], nan["steps"], nan["over"], nan["time"]) == (1, 10, True, None)
+
+
+def test_where_the_profiles_differ(log: Path) -> None:
+    """Each anomaly says who found it."""
+    result = run(
+        "replay", log, "--profile", "both", "--set", "loss_spike.jump=9", "--set",
+        "loss_spike.shift=9",
+    )  # fmt: skip
+
+    lines = {line.split()[1]: line for line in result.output.splitlines() if "00 " in line[:12]}
+    assert lines["loss_spike"].split()[-1] == "textbook"
+    assert lines["non_finite"].rstrip().endswith("robust and textbook")
+
+
+def test_thresholds_to_try(log: Path) -> None:
+    """They decide, and the output ends with what a training script needs to have them too."""
+    result = run("replay", log, "--set", "loss_spike.jump=9,loss_spike.shift=9", columns=60)
+
+    assert "robust: 1 non_finite." in result.output
+    lines = result.output.splitlines()
+    assert lines[-2] == (
+        "PrometheusCallback(profile='robust', detectors={'loss_spike': {'jump': 9, 'shift': 9}})"
+    )
+    assert lines[-1] == (
+        "TRAINING_EXPORTER_PROFILE=robust"
+        " TRAINING_EXPORTER_DETECTORS=loss_spike.jump=9,loss_spike.shift=9"
+    )
+
+
+def test_names_and_clipping(tmp_path: Path) -> None:
+    """What the log calls otherwise, or does not say."""
+    records = [{"i": row["step"], "nll": row["loss"], "g": row["grad_norm"]} for row in rows()]
+    log = write_json_lines(tmp_path / "log", records)
+
+    result = run(
+        "replay", log, "--map", "step=i,loss=nll", "--map", "grad_norm=g", "--clip", "0.3"
+    )  # fmt: skip
+
+    assert "step from 'i', loss from 'nll', grad_norm from 'g'" in result.output
+    assert "1 clipping_excess" in result.output
+
+
+def test_damage_is_told_and_the_rest_is_used(log: Path) -> None:
+    """With a note for each kind of it."""
+    log.write_bytes(log.read_bytes()[:-3])
+
+    result = run("replay", log)
+
+    assert result.exit_code == 0
+    assert f"{ROWS - 1} rows" in result.output
+    assert "Note: 1 last line that does not end and was left out." in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "strict"], "one of robust, textbook, both, not strict"),
+        (["--windows", "days"], "one of steps, rows, not days"),
+        (["--set", "loss_spike"], "--set must be kind.option=number"),
+        (["--set", "loss_spike.factor=1.5"], "unknown option 'factor' of loss_spike; valid are"),
+        (["--set", "spike.jump=1.5"], "unknown anomaly kind 'spike'; valid are"),
+        (["--set", "loss_spike.jump=0.5"], "jump must be a number above 1"),
+        (["--map", "loss:x"], "--map takes SIGNAL=NAME"),
+        (["--map", "loss=x"], "no value is called 'x'"),
+    ],
+)
+def test_what_makes_no_sense(log: Path, arguments: list[str], message: str) -> None:
+    """Is one line that names what does, and exit code 2."""
+    result = run("replay", log, *arguments)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_nothing_that_can_be_read(tmp_path: Path) -> None:
+    """Exit code 2, and what was expected."""
+    result = run("replay", tmp_path)
+
+    assert result.exit_code == 2
+    assert "expected a Hugging Face trainer_state.json" in result.stderr
+
+
+def test_a_long_log_has_a_progress_bar(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error, so that JSON stays JSON."""
+    monkeypatch.setattr(command, "LONG", 10)
+
+    result = run("replay", log, "--json")
+
+    assert json.loads(result.stdout)["rows"] == ROWS
+
+
+def test_a_backtest(log: Path, tmp_path: Path) -> None:
+    """A table for each profile, what was left out, and the options to paste."""
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("id\tkind\tfirst_row\tlast_row\nlog\tspike\t140\t160\ngone\tspike\t1\t2\n")
+
+    result = run("backtest", tmp_path, "--labels", labels, "--set", "loss_spike.jump=1.6")
+    words = " ".join(result.output.split())
+
+    assert result.exit_code == 0
+    assert "1 runs, 300 rows" in words
+    assert "loss_spike 1 1.00 1.00 1.00 1.00" in words
+    assert "Left out: gone" in words
+    assert "TRAINING_EXPORTER_DETECTORS=loss_spike.jump=1.6" in words
+
+    report = json.loads(run("backtest", tmp_path, "--labels", labels, "--json").stdout)
+    assert report["profiles"]["textbook"]["loss_spike"]["recall"] == 1.0
+    assert report["unit"] == "rows"
+
+
+def test_a_backtest_without_labels(tmp_path: Path) -> None:
+    """Exit code 2 and one line."""
+    result = run("backtest", tmp_path, "--labels", tmp_path / "none.tsv")
+
+    assert result.exit_code == 2
+    assert "cannot read the labels" in result.stderr

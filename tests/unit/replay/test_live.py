@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from tests.unit.replay.logs import ROWS, rows, write_csv
+from tests.unit.replay.test_command import run
+from training_exporter import TrainingExporter, catalog
+from training_exporter.replay import command, live
+from training_exporter.replay.live import LONGEST_WAIT, play_live
+from training_exporter.replay.playing import Plan, Playback
+from training_exporter.signals import Evaluation, StepSignals
+
+NOW = 1.9e9
+
+
+@pytest.fixture
+def exporter() -> TrainingExporter:
+    return TrainingExporter(serve=False, clock=lambda: NOW)
+
+
+def waits(exporter: TrainingExporter, *events: Any, speed: float = 1.0) -> list[float]:
+    """How long was waited before each step."""
+    told: list[float] = []
+    play_live(events, exporter, speed=speed, row_seconds=3.0, pause=told.append)
+    return told
+
+
+def test_a_run_is_played_to_its_end(tmp_path: Path, exporter: TrainingExporter) -> None:
+    """The page counts what a replay finds; alerts see it as a run that goes on now."""
+    log = write_csv(tmp_path / "log.csv", rows())
+    replayed = Playback(log, Plan())
+    replayed.play()
+
+    waits(exporter, *Playback(log, Plan()).events())
+
+    found = {status.kind: status.total for status in exporter.snapshot.anomalies}
+    assert found == replayed.judges[0].totals()
+    assert exporter.status.state == catalog.COMPLETED
+    signals = exporter.snapshot.signals
+    assert signals is not None
+    assert (signals.step, signals.timestamp) == (ROWS, NOW)
+
+
+def test_the_pace_is_that_of_the_log(exporter: TrainingExporter) -> None:
+    """So many times faster; time neither runs back nor stands still for a night."""
+    times = [100.0, 104.0, 102.0, 100_000.0]
+
+    told = waits(exporter, *[StepSignals(i, t, 1.0) for i, t in enumerate(times)], speed=2.0)
+
+    assert told == [0.0, 2.0, 0.0, LONGEST_WAIT / 2]
+
+
+def test_a_log_without_times_has_a_pace_that_is_given(exporter: TrainingExporter) -> None:
+    """And evaluations come at once."""
+    events = [StepSignals(1, 0.0, 1.0), Evaluation(1, 0.0, "wiki", 2.0), StepSignals(2, 0.0, 1.0)]
+
+    assert waits(exporter, *events, speed=3.0) == [0.0, 1.0]
+    assert exporter.snapshot.evaluations["wiki"].loss == 2.0
+
+
+def test_the_command_serves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is still there once the run is over, until Ctrl-C."""
+    log = write_csv(tmp_path / "log.csv", rows())
+    pages: list[str] = []
+    addresses: list[str] = []
+    start = TrainingExporter.start
+
+    def started(self: TrainingExporter) -> TrainingExporter:
+        start(self)
+        addresses.append(str(self.url))
+        return self
+
+    def look() -> None:
+        with urlopen(f"{addresses[0]}/metrics") as answer:
+            pages.append(answer.read().decode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingExporter, "start", started)
+    monkeypatch.setattr(live, "until_interrupted", look)
+
+    result = run("replay", log, "--serve", "--port", "0", "--speed", "1000000", "--run", "past")
+
+    assert result.exit_code == 0, result.output
+    assert addresses[0] in result.output
+    assert 'training_anomalies_total{kind="loss_spike",rank="0",run="past"} 1.0' in pages[0]
+    assert 'training_state{rank="0",run="past",state="completed"} 1.0' in pages[0]
+
+
+def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is one line and exit code 2."""
+    log = write_csv(tmp_path / "log.csv", rows())
+
+    both = run("replay", log, "--serve", "--profile", "both")
+    monkeypatch.setenv("TRAINING_EXPORTER_LINGER", "long")
+    wrong = run("replay", log, "--serve")
+
+    assert (both.exit_code, wrong.exit_code) == (2, 2)
+    assert "--serve takes one profile" in both.stderr
+    assert "TRAINING_EXPORTER_LINGER must be a number" in wrong.stderr
+
+
+def test_the_command_follows_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is judged at once, and what comes is waited for until Ctrl-C."""
+    log = write_csv(tmp_path / "log.csv", rows())
+    seen: list[TrainingExporter] = []
+    start = TrainingExporter.start
+
+    def started(self: TrainingExporter) -> TrainingExporter:
+        seen.append(self)
+        return start(self)
+
+    def nothing_more() -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingExporter, "start", started)
+    monkeypatch.setattr(command, "more_soon", nothing_more)
+
+    result = run("replay", log, "--follow", "--port", "0", "--row-seconds", "9999")
+
+    assert result.exit_code == 0, result.output
+    assert "Stopped." in result.output
+    (exporter,) = seen
+    assert exporter.snapshot.totals.steps == ROWS - 1
+    assert exporter.status.state == catalog.STOPPED
+    assert run("replay", log, "--follow", "--json").exit_code == 2

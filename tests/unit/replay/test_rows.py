@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import math
+
+from training_exporter.replay.columns import Columns
+from training_exporter.replay.rows import Event, Rows, usual_stride
+from training_exporter.replay.text_logs import Record
+from training_exporter.replay.trouble import Troubles
+from training_exporter.signals import Evaluation, StepSignals
+
+
+def events(*records: Record, **options: float) -> tuple[list[Event], list[str]]:
+    columns, troubles = Columns({}), Troubles()
+    columns.learn_all(records)
+    return list(Rows(columns, troubles, **options).events(records)), troubles.lines()
+
+
+def test_a_row_is_a_step() -> None:
+    """Texts are numbers too, and NaN stays what it is."""
+    record: Record = {"step": "10", "loss": "nan", "grad_norm": 2, "lr": "1e-3", "epoch": 0.5}
+    (step,), troubles = events(record, clip_threshold=1.0)
+
+    assert isinstance(step, StepSignals)
+    assert step.step == 10
+    assert math.isnan(step.loss or 0.0)
+    assert (step.grad_norm, step.clip_threshold, step.epoch) == (2.0, 1.0, 0.5)
+    assert step.learning_rates == {"0": 1e-3}
+    assert troubles == []
+
+
+def test_what_is_logged_one_by_one_is_one_step() -> None:
+    """Lightning writes a row for the rate, one for the loss and one for the evaluation."""
+    found, _ = events(
+        {"step": 1, "lr": 0.1}, {"step": 1, "loss": 2.0}, {"step": 1, "val_loss": 3.0},
+        {"step": 2, "loss": 1.0},
+    )  # fmt: skip
+
+    first, evaluation, second = found
+    assert isinstance(first, StepSignals)
+    assert (first.loss, first.learning_rates) == (2.0, {"0": 0.1})
+    assert evaluation == Evaluation(1, 0.0, "eval", 3.0)
+    assert second.loss == 1.0
+
+
+def test_steps_that_repeat_or_go_back_are_told() -> None:
+    """And are judged as they are."""
+    found, troubles = events(
+        {"step": 5, "loss": 2.0}, {"step": 5, "loss": 3.0}, {"step": 4, "loss": 1.0}
+    )
+
+    assert [event.step for event in found] == [5, 5, 4]
+    assert troubles == [
+        "1 steps that repeat, which `restart` judges, the first at step 5",
+        "1 steps that go back, which `restart` judges, the first at step 4",
+    ]
+
+
+def test_what_is_no_number_is_absent() -> None:
+    """Not zero, and it is told; null and empty are absent anyway."""
+    (step,), troubles = events({"step": 1, "loss": 2.0, "grad_norm": "?", "lr": None})
+
+    assert isinstance(step, StepSignals)
+    assert (step.grad_norm, step.learning_rates) == (None, {})
+    assert troubles == ["1 values that are no numbers and were left out, the first at '?'"]
+
+
+def test_records_without_a_step() -> None:
+    """An evaluation belongs to the last step; a loss belongs nowhere."""
+    found, troubles = events({"step": 7, "loss": 2.0}, {"eval_loss": 3.0}, {"loss": 1.0})
+
+    assert [event.step for event in found] == [7, 7]
+    assert "without a step" in troubles[0]
+
+
+def test_a_log_without_steps_is_counted() -> None:
+    """From 1 on, by the rows that have something to judge."""
+    found, _ = events({"loss": 2.0}, {"accuracy": 1.0}, {"loss": 1.0}, {"eval_loss": 1.0})
+
+    assert [event.step for event in found] == [1, 2, 2]
+
+
+def test_the_usual_stride() -> None:
+    """Is not misled by restarts."""
+    steps = [10, 20, 5, 2, 12]
+    found, _ = events(*({"step": step, "loss": 1.0} for step in steps))
+
+    assert usual_stride(found) == 10
+    assert usual_stride(found[:1]) is None

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.unit.replay.logs import read, rows, write_csv, write_json_lines, write_trainer_state
+from training_exporter.replay import text_logs
+from training_exporter.replay.text_logs import csv_rows, json_lines, trainer_state
+
+
+def test_json_lines_with_nan(tmp_path: Path) -> None:
+    """Bare NaN and Infinity are what Python writes."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"loss": NaN, "step": 1}\n{"loss": -Infinity, "step": 2}\n')
+
+    records, troubles = read(json_lines, path)
+
+    assert math.isnan(records[0]["loss"])  # type: ignore[arg-type]
+    assert records[1] == {"loss": -math.inf, "step": 2}
+    assert troubles == []
+
+
+def test_damaged_json_lines_are_left_out_and_told(tmp_path: Path) -> None:
+    """Once for each kind of damage, with where it was first."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\xff\n\n[1, 2]\n{"step": 2}\n{"step": 3, "lo')
+
+    records, troubles = read(json_lines, path)
+
+    assert records == [{"step": 1}, {"step": 2}]
+    assert troubles == [
+        "2 lines that are no whole JSON and were left out, the first at line 2",
+        "1 lines that are no JSON object and were left out, the first at line 4",
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_csv_knows_its_delimiter(tmp_path: Path, delimiter: str) -> None:
+    """Empty cells are not there, as in the rows that Lightning writes for evaluations."""
+    path = tmp_path / "metrics.csv"
+    lines = [["\ufeffstep", "loss", "val_loss"], ["1", "2.5", ""], ["1", "", "2.7"]]
+    path.write_text("".join(delimiter.join(line) + "\n" for line in lines), encoding="utf-8")
+
+    records, troubles = read(csv_rows, path)
+
+    assert records == [{"step": "1", "loss": "2.5"}, {"step": "1", "val_loss": "2.7"}]
+    assert troubles == []
+
+
+def test_damaged_rows_are_left_out_and_told(tmp_path: Path) -> None:
+    """A last line that does not end may lack digits of its last number."""
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,loss\n1,2\n2\n\0\0,3\n4,5\n6,0.12")
+
+    records, troubles = read(csv_rows, path)
+
+    assert [record["step"] for record in records] == ["1", "4"]
+    assert len(troubles) == 3
+    assert "2 columns" in troubles[0]
+    assert "zero bytes" in troubles[1]
+    assert "does not end" in troubles[2]
+
+
+def test_an_archive_that_is_cut_off(tmp_path: Path) -> None:
+    """Is read up to there."""
+    whole = write_csv(tmp_path / "whole.csv", rows()).read_bytes()
+    path = tmp_path / "log.csv.gz"
+    packed = gzip.compress(whole)
+    path.write_bytes(packed[: len(packed) // 2])
+
+    records, troubles = read(csv_rows, path)
+
+    assert 50 < len(records) < 300
+    assert any("cut off" in line for line in troubles)
+
+
+@pytest.mark.parametrize("chunk", [64, 1000, 1 << 20])
+def test_trainer_state_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """Wherever a piece ends, the same records come out, NaN included."""
+    monkeypatch.setattr(text_logs, "_CHUNK", chunk)
+    path = write_trainer_state(tmp_path / "trainer_state.json", rows())
+
+    records, troubles = read(trainer_state, path)
+
+    assert json.dumps(records) == json.dumps(rows(), sort_keys=True)
+    assert troubles == []
+
+
+def test_what_a_trainer_says_of_the_whole_run_is_no_step(tmp_path: Path) -> None:
+    """Its `train_loss` is an average; the loss of a step is called `loss`."""
+    whole = {"step": 2, "train_loss": 3.0, "train_runtime": 1.0}
+    counted = {"step": 2, "loss": 3.0, "train_runtime": 1.0}
+    path = write_trainer_state(tmp_path / "trainer_state.json", [counted, whole])
+
+    assert read(trainer_state, path)[0] == [counted]
+
+
+def test_trainer_state_that_is_cut_off(tmp_path: Path) -> None:
+    """Is read up to there, and said to be."""
+    path = write_trainer_state(tmp_path / "trainer_state.json", rows())
+    path.write_bytes(path.read_bytes()[:20_000])
+
+    records, troubles = read(trainer_state, path)
+
+    assert 100 < len(records) < 300
+    assert troubles == ["1 file that is cut off or damaged, and was read up to there"]
+
+
+def test_a_long_line_is_not_read_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded also where lines are not."""
+    monkeypatch.setattr("training_exporter.replay.stream.MAX_LINE", 100)
+    path = write_json_lines(tmp_path / "log.jsonl", [{"step": 1, "text": "x" * 500}, {"step": 2}])
+
+    records, troubles = read(json_lines, path)
+
+    assert records == [{"step": 2}]
+    assert "no whole JSON" in troubles[0]
