@@ -7,7 +7,7 @@ STEPS ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack test check fix bench docs matrix wheel clean
+.PHONY: help demo stack test check fix bench docs dashboards pictures matrix wheel clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,7 +25,8 @@ check: $(VENV)/.dev ## lint, types, import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy --python-version 3.11 grafana/training_dashboards
+	PYTHONPATH=grafana $(BIN)/lint-imports --no-cache
 
 fix: $(VENV)/.dev ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -37,6 +38,12 @@ bench: $(VENV)/.dev ## run the benchmarks, each beside a peer
 docs: $(VENV)/.dev ## write docs/metrics.md and docs/detectors.md from the code
 	$(BIN)/training-exporter metrics --markdown > docs/metrics.md
 	$(BIN)/training-exporter detectors --markdown > docs/detectors.md
+
+dashboards: $(VENV)/.dev ## build grafana/dashboards/*.json from grafana/training_dashboards
+	PYTHONPATH=grafana $(BIN)/python -m training_dashboards
+
+pictures: $(VENV)/.demo ## draw docs/images of the dashboards; needs prometheus, chromium and npm
+	grafana/pictures/draw.sh
 
 matrix: $(VENV)/.dev ## run the Trainer tests on older releases of transformers
 	$(BIN)/python tests/matrix/run.py $(ARGS)
