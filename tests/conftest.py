@@ -33,7 +33,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
     tests about GPUs read any: a thread that outlives its test would ask the next one's driver."""
     launchers = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE"}
     for variable in list(os.environ):
-        if variable.startswith(("TRAINING_EXPORTER_", "SLURM_", "OMPI_")) or variable in launchers:
+        # ACCELERATE_: what a Trainer with torch_compile leaves there would compile all later ones.
+        known = variable.startswith(("TRAINING_EXPORTER_", "SLURM_", "OMPI_", "ACCELERATE_"))
+        if known or variable in launchers:
             monkeypatch.delenv(variable)
     if request.node.get_closest_marker("e2e") is None:
         monkeypatch.setenv("TRAINING_EXPORTER_GPU_METRICS", "0")
