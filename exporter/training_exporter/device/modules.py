@@ -74,6 +74,7 @@ class FirstBadModule:
         self._backends: dict[torch.device, Backend | None] = {}
         self._stack = ExitStack()
         self._left_out = 0
+        self._part_called = next(model.children(), None) is None
         self._stopped = False
         self._calls: dict[torch.device, list[_Call]] = {}
         self._numbers: dict[torch.device, list[torch.Tensor]] = {}
@@ -129,6 +130,10 @@ class FirstBadModule:
         """What the watch could not see, None when it saw everything."""
         if self._stopped and self._found is None:
             return Gap(FIRST_MODULE, "watching was given up after an error, or too many calls")
+        if not self._part_called:
+            return Gap(
+                FIRST_MODULE, "no part of the model was called by itself, as when it is compiled"
+            )
         if self._left_out:
             return Gap(
                 FIRST_MODULE,
@@ -168,6 +173,10 @@ class FirstBadModule:
 
     def _look(self, name: str, module: nn.Module, into: Any, output: Any) -> bool:
         """Look at a call of a module; whether to stop."""
+        if name:
+            self._part_called = True
+        elif not self._part_called:  # the whole is no answer to where in it something broke
+            return False
         for tensor in _tensors(output):
             values = values_here(tensor)
             if not can_be_non_finite(values) or values.is_meta:

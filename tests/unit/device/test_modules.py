@@ -264,3 +264,18 @@ def test_compiled_modules_can_be_run_uncompiled(in_place: bool) -> None:
     assert found.name == "1.act"
     assert watched.gap is None
     assert len(compilations) == before > 0
+
+
+def test_a_model_that_runs_compiled_beside_its_wrapper_is_said_to_be() -> None:
+    """Its parts are not called, and the whole of it is no answer: older Trainers compile so."""
+    torch._dynamo.reset()
+    model = nn.Sequential(OrderedDict(block=Block(Log())))
+    compiled = torch.compile(model, backend="eager")
+    compiled(-torch.ones(1, 2))
+
+    with FirstBadModule(model, step=1) as watched:
+        compiled(-torch.ones(1, 2))
+
+    assert watched.found() is None
+    assert watched.gap is not None
+    assert "compiled" in watched.gap.why
