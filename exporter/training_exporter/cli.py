@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from time import time
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.table import Table
 
 from training_exporter import reference
@@ -36,10 +35,10 @@ from training_exporter.lifecycle.blackbox_format import KEPT_STEPS
 from training_exporter.lifecycle.blackbox_reader import BoxError, read_box
 from training_exporter.lifecycle.blackbox_text import ROWS, described
 from training_exporter.replay.command import backtest, replay
+from training_exporter.terminal import USAGE_ERROR, fail, say_error
 
 DEFAULT_STEPS = 3000
 DEMO_NEEDS = ("torch", "transformers", "accelerate")
-USAGE_ERROR = 2
 
 DEMO_HELP = f"""\
 Train a small real model on the CPU, cause real faults in it, and serve what the exporter sees.
@@ -124,11 +123,11 @@ def demo(
 
 def _faults(texts: list[str], healthy: bool, steps: int) -> tuple[Fault, ...]:
     if healthy and texts:
-        _fail("a healthy run has no faults: give either --healthy or --fault")
+        fail("a healthy run has no faults: give either --healthy or --fault")
     try:
         chosen = parse_faults(texts, steps=steps)
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
     if chosen or healthy:
         return chosen
     return tuple(fault for fault in DEFAULT_FAULTS if fault.step <= steps)
@@ -137,7 +136,7 @@ def _faults(texts: list[str], healthy: bool, steps: int) -> tuple[Fault, ...]:
 def _require(*modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        _fail(
+        fail(
             f"the demo needs {', '.join(missing)}, which this Python has not. Install it with:"
             " pip install 'training-exporter[transformers]'"
         )
@@ -150,7 +149,7 @@ def _run(plan: DemoPlan) -> int:
     try:
         return run_demo(plan, console)
     except DemoError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command()
@@ -188,7 +187,7 @@ def explain(report: Annotated[Path, typer.Argument(help="A report's file.")]) ->
     try:
         text = explain_report(report)
     except ReportError as error:
-        _fail(str(error))
+        fail(str(error))
     Console().print(Markdown(text))
 
 
@@ -202,11 +201,11 @@ def assets(
 ) -> None:
     """Write the alert rules, the routing, the dashboards and their provisioning into a folder."""
     if form not in FORMATS:
-        _fail(f"--format is one of {', '.join(FORMATS)}, not {form}")
+        fail(f"--format is one of {', '.join(FORMATS)}, not {form}")
     try:
         written = write_files(folder, FORMATS[form](shipped_files()), overwrite=force)
     except AssetsError as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo("\n".join(map(str, written)))
 
 
@@ -234,7 +233,7 @@ def _show_box(path: Path, steps: int) -> bool:
     try:
         text = described(read_box(path), now=time(), rows=steps)
     except BoxError as error:
-        _say_error(str(error))
+        say_error(str(error))
         return False
     Console().print(Markdown(text))
     return True
@@ -249,12 +248,3 @@ def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:
         labels = f" by {', '.join(metric.labels)}" if metric.labels else ""
         table.add_row(f"{metric.name}\n  [dim]{metric.kind}{labels}[/]", metric.help)
     return table
-
-
-def _say_error(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
-
-
-def _fail(message: str) -> NoReturn:
-    _say_error(message)
-    raise typer.Exit(USAGE_ERROR)

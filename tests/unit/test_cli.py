@@ -14,6 +14,7 @@ from training_exporter import __version__, cli, reference
 from training_exporter.catalog import ANOMALY_KINDS, CATALOG, Metric
 from training_exporter.demo.plan import DEFAULT_FAULTS, FAULTS, DemoError, DemoPlan, Fault
 from training_exporter.forensics.store import ReportStore
+from training_exporter.terminal import USAGE_ERROR
 
 
 def run(*arguments: str) -> Result:
@@ -216,6 +217,6 @@ def test_what_is_no_report_is_an_error_of_one_line(tmp_path: Path) -> None:
 
     result = run("explain", str(path))
 
-    assert result.exit_code == cli.USAGE_ERROR
+    assert result.exit_code == USAGE_ERROR
     assert f"Error: {path}: this is no report of training-exporter" in result.output
     assert "Traceback" not in result.output

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from time import sleep
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console, RenderableType
@@ -25,8 +25,8 @@ from training_exporter.replay.report import for_person, for_program
 from training_exporter.replay.rows import Event
 from training_exporter.replay.settings import parse_options, parse_profile, paste_lines
 from training_exporter.replay.trouble import ReplayError
+from training_exporter.terminal import fail
 
-USAGE_ERROR = 2
 LONG = 4_000_000
 """Bytes of a log from which on there is a progress bar."""
 FOLLOW_SECONDS = 1.0
@@ -122,7 +122,7 @@ def replay(
             begin = None if start is None else parse_start(start)
             _backfill(playback, openmetrics, name, begin, row_seconds)
     except (ReplayError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
     if as_json:
         typer.echo(json.dumps(for_program(playback), indent=1))
     else:
@@ -155,7 +155,7 @@ def backtest(
                 folder, marked, plan, progress=lambda run: status.update(f"judging {escape(run)}")
             )
     except ReplayError as error:
-        _fail(str(error))
+        fail(str(error))
     found = summaries(trials, marked.unit)
     for line in missing:
         console.print(Text(f"Left out: {line}", style="yellow"), soft_wrap=True)
@@ -251,8 +251,3 @@ def _print(parts: Iterable[RenderableType]) -> None:
     console = Console(highlight=False)
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, Text))
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(USAGE_ERROR)
