@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.report import Runner, print_ratios, repeated, side_by_side
+from training_exporter.device.histograms import HistogramPass
 from training_exporter.device.layers import FULL_EVERY, LayerPass
 from training_exporter.device.magnitudes import MagnitudePass
 from training_exporter.layers.readings import LayerReader
@@ -89,6 +92,28 @@ def magnitudes(model: nn.Module) -> Call:
     return one_pass
 
 
+def histograms(model: nn.Module) -> Call:
+    """Those of each layer's gradients and weights that TensorBoard gets."""
+    passes = HistogramPass(model)
+
+    def one_pass() -> object:
+        passes.before_clipping()
+        return passes.collect()
+
+    return one_pass
+
+
+def with_add_histogram(model: nn.Module, writer: SummaryWriter) -> Call:
+    """What one writes in a loop of one's own: a histogram of each gradient and each weight."""
+
+    def one_pass() -> None:
+        for name, parameter in model.named_parameters():
+            writer.add_histogram(f"gradient/{name}", parameter.grad)
+            writer.add_histogram(f"weight/{name}", parameter)
+
+    return one_pass
+
+
 def grouping(model: nn.Module) -> Call:
     layers, reader = LayerPass(model), LayerReader(grouping="block")
     layers.before_clipping(0)
@@ -143,6 +168,21 @@ def on_cpu() -> None:
         print(f"{parameters:,} parameters of {elements:,}:")
         times = side_by_side(candidates, rounds=15, calls=FULL_EVERY)
         print_ratios(times, "clip_grad_norm_")
+    histograms_on_cpu()
+
+
+def histograms_on_cpu() -> None:
+    """By layer, as TensorBoard gets them from us and from its own writer."""
+    own = "SummaryWriter.add_histogram of each"
+    with TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        for parameters, elements in SHAPES:
+            model = made_of(parameters, elements, "cpu")
+            candidates = {
+                own: repeated(with_add_histogram(model, writer)),
+                "histograms by layer": repeated(histograms(model)),
+            }
+            print(f"{parameters:,} parameters of {elements:,}:")
+            print_ratios(side_by_side(candidates, rounds=3, calls=1), own)
 
 
 def small_training() -> tuple[nn.Module, Call, Call]:

@@ -18,6 +18,7 @@ from training_exporter.config import ExporterConfig
 from training_exporter.detectors.base import Detector
 from training_exporter.ending import Ending
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
+from training_exporter.layers.histograms import RawHistograms
 from training_exporter.layers.magnitudes import Magnitudes
 from training_exporter.layers.shown import LayerBoard, LayerState
 from training_exporter.lifecycle.beginning import first_status, info_labels
@@ -264,6 +265,16 @@ class RunWatch:
     def observe_magnitudes(self, found: Magnitudes) -> None:
         """Take in how large the values in the gradients were at a step. Never raises."""
         self._board.magnitudes = self._board.magnitudes.plus(found)
+
+    @property
+    def histogram_interval(self) -> int:
+        """Steps from one histogram of each layer to the next, as the sinks want it; 0 is none."""
+        return self._sinks.histogram_interval if self._sinks is not None else 0
+
+    def observe_histograms(self, found: RawHistograms, step: int) -> None:
+        """Take in how the values in gradients and weights were spread at a step. Never raises."""
+        if self._sinks is not None:
+            self._sinks.histograms(found._replace(step=step, timestamp=self.clock()))
 
     def observe_compute(self, seconds: Mapping[str, float]) -> None:
         """Take in where the device's time in a step went: seconds by catalog.COMPUTE_PHASES, some

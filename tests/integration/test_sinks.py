@@ -12,6 +12,7 @@ from math import isnan
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.integration import wandb_files
@@ -59,6 +60,41 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert anomaly.tensor_proto.string_val == [f"**non_finite**: {FOUND}".encode()]
     (summary,) = reader.Tensors("monitor/summary/text_summary")
     assert b"**run tiny completed at step 10**" in summary.tensor_proto.string_val[0]
+    assert exporter.health.errors["sink"] == 0
+
+
+def test_histograms_in_tensorboard(tmp_path: Path) -> None:
+    """Of each layer's gradients and weights, at the first step and then at intervals, as they were
+    before the step."""
+    model = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.Linear(20, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sink = TensorBoardSink(tmp_path, histogram_steps=4)
+    gradients, weights = [], []
+    with TrainingExporter(serve=False, sinks=[sink]) as exporter:
+        exporter.watch_model(model)
+        for step in range(1, 7):
+            model(torch.full((4, 30), float(step))).mean().backward()
+            if step in {1, 5}:
+                gradients.append([each.grad.detach().clone() for each in model[0].parameters()])
+                weights.append([each.detach().clone() for each in model[0].parameters()])
+            exporter.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
+            optimizer.zero_grad()
+            exporter.step()
+
+    reader = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    assert reader.Tags()["histograms"] == [
+        f"monitor/{what}/{layer}" for what in ("gradients", "parameters") for layer in ("L0", "L1")
+    ]
+    for tag, expected in (("gradients", gradients), ("parameters", weights)):
+        events = reader.Histograms(f"monitor/{tag}/L0")
+        assert [event.step for event in events] == [1, 5]
+        for event, tensors in zip(events, expected, strict=True):
+            values = torch.cat([tensor.flatten() for tensor in tensors]).double()
+            found = event.histogram_value
+            assert found.num == sum(found.bucket) == 30 * 20 + 20
+            assert (found.min, found.max) == (float(values.min()), float(values.max()))
+            assert found.sum_squares == pytest.approx(float(values.square().sum()))
     assert exporter.health.errors["sink"] == 0
 
 

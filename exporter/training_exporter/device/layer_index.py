@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import torch
 
-from training_exporter.device.updates import ChangeSample, sampleable
+from training_exporter.device.sampling import sampleable
+from training_exporter.device.updates import ChangeSample
 from training_exporter.layers.readings import ParameterTable
 
 _FULLY_SHARDED: Final = ("_fsdp_wrapped_module", "_flat_param")

@@ -9,10 +9,12 @@ step and updates that rounding to bfloat16 has swallowed. Its memory and its tim
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd, sqrt
+from math import sqrt
 from typing import Final
 
 import torch
+
+from training_exporter.device.sampling import away_from_rows
 
 _LARGE: Final = 4  # times its share: what is larger gives just its share
 
@@ -92,18 +94,6 @@ class ChangeSample:
         return norms
 
 
-def sampleable(tensor: torch.Tensor) -> bool:
-    """Whether the elements lie side by side in memory, in whatever order."""
-    if not tensor.dtype.is_floating_point or tensor.layout is not torch.strided:
-        return False
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
-            return tensor.numel() == 0
-        expected *= size
-    return True
-
-
 def _share(sizes: Sequence[int], most: int) -> int:
     """How many elements a tensor may give, so that all together give at most `most` (or one each):
     what small ones leave is for the large ones."""
@@ -117,12 +107,7 @@ def _share(sizes: Sequence[int], most: int) -> int:
 
 
 def _stride(tensor: torch.Tensor, share: int) -> int:
-    """The distance between elements; with a row's length it has no factor in common, so that the
-    sample does not keep to some of the columns."""
-    if tensor.numel() >= _LARGE * share:
-        step, towards = tensor.numel() // share, -1  # so that there are `share` of them
-    else:
-        step, towards = -(-tensor.numel() // share), 1
-    while step > 1 and gcd(step, tensor.shape[-1]) > 1:
-        step += towards
-    return max(1, step)
+    """The distance between elements of the sample."""
+    if tensor.numel() >= _LARGE * share:  # so that there are `share` of them
+        return away_from_rows(tensor.numel() // share, tensor, -1)
+    return away_from_rows(-(-tensor.numel() // share), tensor, 1)

@@ -6,14 +6,16 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import ref
 
 from training_exporter.config import ExporterConfig
-from training_exporter.integrations.magnitude_watch import MagnitudeWatch
 from training_exporter.integrations.optimizer import loss_scale
+from training_exporter.integrations.survey_watch import SurveyWatch
+from training_exporter.layers.histograms import RawHistograms
 from training_exporter.layers.magnitudes import Magnitudes
 from training_exporter.layers.readings import LayerReader, LayerReading, ParameterNorms
 from training_exporter.layers.shown import FirstNonFinite, LayerState
@@ -21,6 +23,7 @@ from training_exporter.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from training_exporter.device.layers import LayerPass
+    from training_exporter.device.survey import Survey
 
     NewPass = Callable[[Any], LayerPass]
 
@@ -31,7 +34,11 @@ logger = logging.getLogger("training_exporter")
 
 
 class LayerWatcher(Protocol):
-    """What takes in the passes, and knows how the steps were."""
+    """What takes in the passes, and knows how the steps were.
+
+    Attributes:
+        histogram_interval: steps from one histogram of each layer to the next, 0 for none.
+    """
 
     @property
     def snapshot(self) -> Snapshot: ...
@@ -40,10 +47,16 @@ class LayerWatcher(Protocol):
 
     def observe_magnitudes(self, found: Magnitudes, /) -> object: ...
 
+    @property
+    def histogram_interval(self) -> int: ...
+
+    def observe_histograms(self, found: RawHistograms, step: int, /) -> object: ...
+
 
 class LayerWatch:
-    """Runs a pass over the layers on the first step, and then every `layer_interval` steps; and
-    one over the gradients' values every `gradient_histogram_interval` steps.
+    """Runs a pass over the layers on the first step, and then every `layer_interval` steps; one
+    over the gradients' values every `gradient_histogram_interval` steps; and one that makes
+    histograms of each layer for who asks for them.
 
     `begin_step`, then `before_clipping` when all gradients of the step are there, `after_step` when
     the optimiser has done its step, and `collect` on every step. All from the training's thread.
@@ -62,14 +75,13 @@ class LayerWatch:
         *,
         new_pass: NewPass | None = None,
     ) -> None:
+        self._surveys = [] if config is None else _surveys(watcher, config)
         config = config or ExporterConfig(layer_interval=0)
         self._watcher = watcher
         self._interval = config.layer_interval
         # Not the one that draws pages: that one has a lock.
         self._reader = LayerReader(grouping=config.layer_grouping, most=config.max_layers)
         self._new_pass = new_pass or _layer_pass
-        every = config.gradient_histogram_interval
-        self._magnitudes = MagnitudeWatch(watcher, every) if every else None
         self._refused = ""
         self._non_finite: Counter[str] = Counter()
         self._first: FirstNonFinite | None = None
@@ -85,8 +97,8 @@ class LayerWatch:
 
     def _let_go(self) -> None:
         self._forget()
-        if self._magnitudes is not None:
-            self._magnitudes.discard()
+        for survey in self._surveys:
+            survey.discard()
 
     def _forget(self) -> None:
         self._model: Callable[[], Any] = lambda: None
@@ -108,8 +120,8 @@ class LayerWatch:
             model: the one that is trained, which is not kept alive; None when it is not known.
             optimizer: what does the steps; a gradient scaler in its `scaler` is taken into account.
         """
-        if self._magnitudes is not None:
-            self._magnitudes.begin_step(step, model, optimizer)
+        for survey in self._surveys:
+            survey.begin_step(step, model, optimizer)
         if not self._interval or step == self._step or model is None:
             return
         if model is not self._model() or step < (self._step or 0):
@@ -123,8 +135,8 @@ class LayerWatch:
             self._due, self._next = False, self._step + self._interval
             self._reading = True
             self._passes.before_clipping(self._step, loss_scale(self._scaler))
-        if self._magnitudes is not None:
-            self._magnitudes.before_clipping()
+        for survey in self._surveys:
+            survey.before_clipping()
 
     def after_step(self) -> None:
         """The optimiser has done its step."""
@@ -134,8 +146,8 @@ class LayerWatch:
 
     def renumber(self, assumed: int, step: int) -> None:
         """The step that began with one number, if it did, has another after all."""
-        if self._magnitudes is not None:
-            self._magnitudes.renumber(assumed, step)
+        for survey in self._surveys:
+            survey.renumber(assumed, step)
         if self._step != assumed:
             return
         self._numbers.pop(assumed, None)  # a number may come again, as in loops that count by epoch
@@ -166,8 +178,8 @@ class LayerWatch:
         Args:
             wait: wait for all of it, which is for the end of training only.
         """
-        if self._magnitudes is not None:
-            self._magnitudes.collect(wait=wait)
+        for survey in self._surveys:
+            survey.collect(wait=wait)
         if self._passes is None:
             return
         self._waiting.extend(map(self._numbered, self._passes.collect(wait=wait)))
@@ -271,3 +283,39 @@ def _layer_pass(model: Any) -> LayerPass:
     from training_exporter.device.layers import LayerPass
 
     return LayerPass(model)
+
+
+def _surveys(watcher: LayerWatcher, config: ExporterConfig) -> list[SurveyWatch[Any]]:
+    """Those that may be wanted; which rank this is may be known only later."""
+    surveys: list[SurveyWatch[Any]] = []
+    dropped = partial(_count_dropped, watcher)
+    every = config.gradient_histogram_interval
+    if every:
+        hand_on = watcher.observe_magnitudes
+        surveys.append(
+            SurveyWatch(lambda: every, _magnitude_pass, lambda found, _: hand_on(found), dropped)
+        )
+    if watcher.histogram_interval:
+        new_pass = partial(_histogram_pass, grouping=config.layer_grouping, most=config.max_layers)
+        surveys.append(
+            SurveyWatch(
+                lambda: watcher.histogram_interval, new_pass, watcher.observe_histograms, dropped
+            )
+        )
+    return surveys
+
+
+def _count_dropped(watcher: LayerWatcher, dropped: int) -> None:
+    watcher.observe_layers(None, dropped=dropped)
+
+
+def _magnitude_pass(model: Any) -> Survey[Magnitudes]:
+    from training_exporter.device.magnitudes import MagnitudePass
+
+    return MagnitudePass(model)
+
+
+def _histogram_pass(model: Any, *, grouping: str, most: int) -> Survey[RawHistograms]:
+    from training_exporter.device.histograms import HistogramPass
+
+    return HistogramPass(model, grouping=grouping, most=most)

@@ -13,6 +13,7 @@ from typing import Final
 from weakref import WeakSet
 
 from training_exporter.catalog import SINK_ERROR
+from training_exporter.layers.histograms import RawHistograms
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import StepSignals
 from training_exporter.sinks.sink import RunInfo, Sink
@@ -76,6 +77,19 @@ class SinkFeed:
         for worker in self._told:
             worker.step(signals)
 
+    @property
+    def histogram_interval(self) -> int:
+        """The shortest that a sink asks for, in steps; 0 if none does or no sink is told."""
+        wanted = [worker.sink.histogram_steps for worker in self._all]
+        return min(filter(None, wanted), default=0) if self._board.status.rank == 0 else 0
+
+    def histograms(self, found: RawHistograms) -> None:
+        """Gradients and weights were looked at, which may be before their step is known."""
+        if not self._started:
+            self.start()
+        for worker in self._told:
+            worker.histograms(found)
+
     def anomaly(self, anomaly: Anomaly) -> None:
         """An anomaly began."""
         for worker in self._told:
@@ -135,6 +149,11 @@ def _check(sinks: list[Sink]) -> None:
             raise ValueError(
                 "the name of a sink must be 1 to 64 letters, digits, dots, hyphens and "
                 f"underscores, got {sink.name!r}"
+            )
+        if type(sink.histogram_steps) is not int or sink.histogram_steps < 0:
+            raise ValueError(
+                f"histogram_steps of the sink {sink.name} must be a whole number from 0 on, got "
+                f"{sink.histogram_steps!r}"
             )
     names = [sink.name for sink in sinks]
     if len(set(names)) < len(names):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from training_exporter.layers.histograms import LayerHistograms
 from training_exporter.snapshot import Anomaly
 from training_exporter.summary.making import RunSummary
 
@@ -54,9 +55,12 @@ class Sink:
 
     Attributes:
         name: what it is called in logs and as a label; each sink of an exporter has another.
+        histogram_steps: optimiser steps from one call of `histograms` to the next; 0 for none. Of
+            several sinks of an exporter the least counts for all that want any.
     """
 
     name: str = "sink"
+    histogram_steps: int = 0
 
     def start(self, run: RunInfo) -> None:
         """The run has begun to step, or goes on after `finish`."""
@@ -66,6 +70,10 @@ class Sink:
 
     def anomaly(self, anomaly: Anomaly) -> None:
         """An anomaly began. Steps before it have come before."""
+
+    def histograms(self, found: LayerHistograms) -> None:
+        """Gradients and weights were looked at, as `histogram_steps` asked for. Steps after it may
+        have come before."""
 
     def finish(self, summary: RunSummary) -> None:
         """The run has ended. It may end twice, as one that completed and then crashed all the same,

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Final
 
 from torch.utils.tensorboard import SummaryWriter
 
+from training_exporter.layers.histograms import LayerHistograms
 from training_exporter.sinks.points import PREFIX
 from training_exporter.sinks.sink import Point, RunInfo, Sink
 from training_exporter.snapshot import Anomaly
 from training_exporter.summary.making import RunSummary
 from training_exporter.summary.text import headline, summary_rows
+
+HISTOGRAM_STEPS: Final = 500
 
 
 class TensorBoardSink(Sink):
@@ -21,10 +25,19 @@ class TensorBoardSink(Sink):
     Args:
         log_dir: folder of the files. One that the Trainer writes to as well shows both together.
         name: name of the sink.
+        histogram_steps: optimiser steps from one histogram of each layer's gradients and weights to
+            the next, the first step being the first; 0 for none.
     """
 
-    def __init__(self, log_dir: str | PathLike[str], *, name: str = "tensorboard") -> None:
+    def __init__(
+        self,
+        log_dir: str | PathLike[str],
+        *,
+        name: str = "tensorboard",
+        histogram_steps: int = HISTOGRAM_STEPS,
+    ) -> None:
         self.name = name
+        self.histogram_steps = histogram_steps
         self._log_dir = log_dir
         self._writer: SummaryWriter | None = None
 
@@ -42,6 +55,17 @@ class TensorBoardSink(Sink):
         writer = self._open()
         text = f"**{anomaly.kind}**: {anomaly.in_words}"
         writer.add_text(f"{PREFIX}anomalies", text, anomaly.step, anomaly.timestamp)
+        writer.flush()
+
+    def histograms(self, found: LayerHistograms) -> None:
+        writer = self._open()
+        for what, layers in (("gradients", found.gradients), ("parameters", found.parameters)):
+            for layer, of in layers.items():
+                writer.add_histogram_raw(
+                    f"{PREFIX}{what}/{layer}",
+                    of.least, of.greatest, of.values, of.sum, of.squares, of.limits, of.counts,
+                    found.step, walltime=found.timestamp,
+                )  # fmt: skip
         writer.flush()
 
     def finish(self, summary: RunSummary) -> None:

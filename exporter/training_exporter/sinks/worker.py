@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread, current_thread
 from typing import Final
 
+from training_exporter.layers.histograms import RawHistograms
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import StepSignals
 from training_exporter.sinks.points import points_of
@@ -25,6 +26,8 @@ BATCH_SECONDS: Final = 1.0
 """Steps are handed over so often."""
 MOST_WAITING: Final = 8192
 """Steps that may wait for a sink that is slow; some 4 MB."""
+MOST_HISTOGRAMS: Final = 2
+"""Looks at the layers that may wait among them; some 4 MB each."""
 MOST_URGENT: Final = 256
 """Anomalies and ends that may wait beyond those."""
 
@@ -62,7 +65,8 @@ class Worker:
         self._handing_over = False
         self._trouble_logged = False
         self._dropped_logged = False
-        self._waiting: deque[StepSignals | Anomaly | RunSummary] = deque()
+        self._waiting: deque[StepSignals | RawHistograms | Anomaly | RunSummary] = deque()
+        self._histograms_put = self._histograms_taken = 0  # each is counted by one thread alone
         # Not an Event, whose lock may be held where a garbage collection says the end.
         self._orders: SimpleQueue[bool] = SimpleQueue()
         self._thread: Thread | None = None
@@ -87,6 +91,16 @@ class Worker:
             return
         if len(self._waiting) < MOST_WAITING:
             self._waiting.append(signals)
+        else:
+            self.dropped += 1
+
+    def histograms(self, found: RawHistograms) -> None:
+        """Have a look at the layers handed over some time soon, if the sink wants any."""
+        if self.retired or not self.sink.histogram_steps:
+            return
+        if self._histograms_put - self._histograms_taken < MOST_HISTOGRAMS:
+            self._histograms_put += 1
+            self._waiting.append(found)
         else:
             self.dropped += 1
 
@@ -132,6 +146,7 @@ class Worker:
                 steps.append(item)
                 continue
             self._hand_over_steps(steps)
+            self._histograms_taken += isinstance(item, RawHistograms)
             self._tell(partial(self._hand_over, item))
             steps = []
         self._hand_over_steps(steps)
@@ -149,13 +164,16 @@ class Worker:
             points = points_of(steps, self._monitor.snapshot)
             self._tell(lambda: self.sink.steps(points))
 
-    def _hand_over(self, item: Anomaly | RunSummary) -> None:
-        if isinstance(item, Anomaly):
-            self._begin()
-            self.sink.anomaly(item)
-        else:
+    def _hand_over(self, item: RawHistograms | Anomaly | RunSummary) -> None:
+        if isinstance(item, RunSummary):
             self._begun = False
             self.sink.finish(item)
+            return
+        self._begin()
+        if isinstance(item, Anomaly):
+            self.sink.anomaly(item)
+        else:
+            self.sink.histograms(item.read())
 
     def _begin(self) -> None:
         if not self._begun:

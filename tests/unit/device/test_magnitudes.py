@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.sync_audit import SyncAudit
 from tests.unit.device.late_device import LateDevice
-from training_exporter.device import magnitudes
+from training_exporter.device import buckets, magnitudes
 from training_exporter.device.magnitudes import MagnitudePass, count
 from training_exporter.device.rows import AsyncVectors
 from training_exporter.layers.magnitudes import BOUNDS, Magnitudes
@@ -83,7 +83,7 @@ def test_counts_where_bincount_would_wait(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way of accelerators finds the same."""
-    monkeypatch.setattr(magnitudes, "_by_bincount", magnitudes._by_histc)
+    monkeypatch.setattr(buckets, "_by_bincount", buckets._by_histc)
     values = gradient(dtype)
 
     assert one_pass(model_of(values)) == reference(values)

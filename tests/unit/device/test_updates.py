@@ -13,7 +13,8 @@ from transformers import Adafactor
 from tests.unit.device.late_device import LateDevice
 from tests.unit.device.mixture import Mixture, backward, late, one_pass, trained
 from training_exporter.device.layers import LayerPass
-from training_exporter.device.updates import ChangeSample, sampleable
+from training_exporter.device.sampling import sampleable
+from training_exporter.device.updates import ChangeSample
 
 Make = Callable[[Iterable[object]], torch.optim.Optimizer]
 

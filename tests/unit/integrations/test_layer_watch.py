@@ -12,6 +12,7 @@ from torch import nn
 
 from training_exporter import ExporterConfig, StepSignals
 from training_exporter.integrations.layer_watch import LayerWatch
+from training_exporter.layers.histograms import RawHistograms
 from training_exporter.layers.readings import ParameterNorms, ParameterTable
 from training_exporter.layers.shown import LayerState
 from training_exporter.monitor import TrainingMonitor
@@ -56,6 +57,8 @@ class Watcher:
         self.monitor = TrainingMonitor([])
         self.states: list[LayerState] = []
         self.dropped = 0
+        self.histogram_interval = 0
+        self.histograms: list[int] = []
 
     @property
     def snapshot(self) -> Snapshot:
@@ -68,6 +71,9 @@ class Watcher:
         if state is not None:
             self.states.append(state)
         self.dropped += dropped
+
+    def observe_histograms(self, found: RawHistograms, step: int) -> None:
+        self.histograms.append(step)
 
 
 class Run:

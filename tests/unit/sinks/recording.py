@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from threading import Event
 
 from training_exporter.detectors import robust_detectors
+from training_exporter.layers.histograms import LayerHistograms
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import StepSignals
 from training_exporter.sinks import Point, RunInfo, Sink
@@ -23,8 +24,15 @@ class Recording(Sink):
     """Remembers what it is told. It does not come back from `steps` before `gate` is open, and
     raises there what is in `raising`."""
 
-    def __init__(self, name: str = "recording", *, raising: Exception | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "recording",
+        *,
+        raising: Exception | None = None,
+        histogram_steps: int = 0,
+    ) -> None:
         self.name = name
+        self.histogram_steps = histogram_steps
         self.raising = raising
         self.told: list[object] = []
         self.gate = Event()
@@ -43,6 +51,9 @@ class Recording(Sink):
 
     def anomaly(self, anomaly: Anomaly) -> None:
         self.told.append(anomaly)
+
+    def histograms(self, found: LayerHistograms) -> None:
+        self.told.append(found)
 
     def finish(self, summary: RunSummary) -> None:
         self.told.append(summary)

@@ -11,8 +11,9 @@ import pytest
 
 from tests.unit.sinks.recording import END, SPIKE, Recording, Run
 from training_exporter.catalog import SINK_ERROR
+from training_exporter.layers.histograms import LayerHistograms, RawHistograms
 from training_exporter.sinks import RunInfo, Sink, SinkTrouble
-from training_exporter.sinks.worker import MOST_URGENT, MOST_WAITING
+from training_exporter.sinks.worker import MOST_HISTOGRAMS, MOST_URGENT, MOST_WAITING
 
 INFO = RunInfo("tiny", 0, {"model": "GPT"})
 
@@ -200,3 +201,60 @@ def test_a_forked_child_tells_nobody() -> None:
 
     assert sink.told == []
     assert run.health.sink_drops() == {}
+
+
+def look(step: int) -> RawHistograms:
+    return RawHistograms({}, {}, 1.0, step, 100.0)
+
+
+def test_histograms_go_to_the_sinks_that_want_them() -> None:
+    """In their order among the steps, as often as the keenest of them asks for."""
+    often, seldom, never = (
+        Recording(name, histogram_steps=steps)
+        for name, steps in (("often", 10), ("seldom", 500), ("never", 0))
+    )
+    run = Run(often, seldom, never)
+    assert run.feed.histogram_interval == 10
+
+    run.feed.histograms(look(1))  # as a look may be there before its step
+    run.step(1, 2)
+    run.feed.histograms(look(2))
+    run.end()
+
+    first, second = (LayerHistograms(step, 100.0, {}, {}) for step in (1, 2))
+    assert often.told == seldom.told == [INFO, first, 1, 2, second, END]
+    assert never.told == [INFO, 1, 2, END]
+
+
+def test_nobody_asks_for_histograms() -> None:
+    """Nor does a rank that tells no sink: there they would be made for nothing."""
+    assert Run(Recording()).feed.histogram_interval == 0
+    assert Run(Recording(histogram_steps=5), rank=1).feed.histogram_interval == 0
+
+
+def test_few_histograms_wait() -> None:
+    """They are large; what a slow sink does not take is dropped and counted."""
+    sink = Recording(histogram_steps=1)
+    sink.gate.clear()
+    run = Run(sink)
+    run.step(1)
+    run.feed.anomaly(SPIKE)  # wakes the thread
+    assert sink.arrived.wait(10)
+    for step in range(1, 6):
+        run.feed.histograms(look(step))
+    assert run.feed.dropped() == {"recording": 5 - MOST_HISTOGRAMS}
+    sink.gate.set()
+    run.end()
+
+    found = [told.step for told in sink.told if isinstance(told, LayerHistograms)]
+    assert found == [1, 2]
+    run.feed.histograms(look(6))
+    run.end()
+    assert LayerHistograms(6, 100.0, {}, {}) in sink.told
+
+
+@pytest.mark.parametrize("steps", [-1, 2.5, True, None])
+def test_a_wrong_interval_of_histograms_is_refused(steps: int) -> None:
+    """With the valid ones."""
+    with pytest.raises(ValueError, match="recording must be a whole number from 0 on"):
+        Run(Recording(histogram_steps=steps))
