@@ -13,6 +13,7 @@ logger = logging.getLogger("training_exporter")
 
 DEFAULT_PORT = 10400
 ENV_PREFIX = "TRAINING_EXPORTER_"
+DETECTORS_VARIABLE = f"{ENV_PREFIX}DETECTORS"
 PROFILE_NAMES = ("robust", "textbook")
 RANK_POLICIES = ("all", "local_zero", "zero")
 LAYER_GROUPINGS = ("auto", "block", "module", "parameter")

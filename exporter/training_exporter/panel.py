@@ -141,7 +141,8 @@ class Panel:
         except Exception as error:  # raised by raise_failure(), once all else is done
             self._retire(track, error)
         else:
-            self._note(track, verdict, evaluation.step, evaluation.timestamp)
+            if verdict is not track.verdict:  # else it is that of the last step, and was noted
+                self._note(track, verdict, evaluation.step, evaluation.timestamp)
 
     def _note(self, track: Track, verdict: Verdict, step: int, timestamp: float) -> None:
         track.verdict = verdict

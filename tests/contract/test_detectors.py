@@ -152,7 +152,7 @@ def test_nonsense_is_refused(cls: type[Detector], name: str, nonsense: Any) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss_pike": {}}, "unknown anomaly kind 'loss_pike'; valid are .*loss_spike"),
+        ({"loss_pike": {}}, "this profile has no detector of 'loss_pike'; it has .*loss_spike"),
         (
             {"loss_spike": {"gama": 2}},
             "unknown option 'gama' of loss_spike; valid are .*m",
@@ -171,7 +171,7 @@ def test_an_unknown_profile_names_the_known_ones() -> None:
     """So does a kind that the profile does not have."""
     with pytest.raises(ValueError, match="unknown profile 'robus'; valid are robust, textbook"):
         build_detectors("robus")
-    with pytest.raises(ValueError, match="unknown anomaly kind 'divergence'"):
+    with pytest.raises(ValueError, match="this profile has no detector of 'divergence'"):
         textbook_detectors({"divergence": {}})
 
 

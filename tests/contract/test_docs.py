@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
 
 from tests.conftest import ROOT
 from training_exporter import ExporterConfig
@@ -19,6 +22,9 @@ PAGES = sorted(
     [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
 )
 README = (ROOT / "README.md").read_text()
+SETTING = re.compile(r"^\| `(\w+)` \| `(\w+)` \| ([^|]*?) ?\| ", flags=re.MULTILINE)
+CONFIG = ExporterConfig()
+LINK = re.compile(r"\]\(([^)]*)\)")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +44,35 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_headings_lead_somewhere(page: Path) -> None:
+    """A heading that is written anew takes its links along."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    places = [(page.parent / file if file else page, name) for file, name in targets]
+
+    assert [f"{file}#{name}" for file, name in places if name not in headings(file)] == []
+
+
+def headings(page: Path) -> set[str]:
+    """The names by which GitHub knows a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in lines}
+
+
+def test_the_readme_is_whole_on_pypi() -> None:
+    """Its links and pictures lead to the repository, as there are no files beside it."""
+    metadata = ProjectMetadata(str(ROOT), PluginManager()).core
+    links = LINK.findall(metadata.readme)
+
+    assert metadata.readme_content_type == "text/markdown"
+    assert len(links) == len(LINK.findall(README)) > 0
+    assert [link for link in links if not link.startswith("https://")] == []
+    pictures = [link for link in links if link.endswith(".png")]
+    assert pictures
+    assert all(link.startswith("https://raw.githubusercontent.com/") for link in pictures)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_metric_names_are_in_the_catalogue(page: Path) -> None:
     """A renamed metric takes its mentions along."""
     named = set(re.findall(r"`(training_(?!exporter\.)[a-z_]+)[`{]", page.read_text()))
@@ -45,13 +80,40 @@ def test_metric_names_are_in_the_catalogue(page: Path) -> None:
     assert named - {"training_exporter"} <= set(CATALOG)
 
 
-def test_the_readme_lists_every_setting() -> None:
+def test_one_page_lists_every_setting() -> None:
     """Each keyword with its variable and its default."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", README, flags=re.MULTILINE))
+    listed = SETTING.findall((ROOT / "docs" / "settings.md").read_text())
 
-    assert rows == {
-        name: f"{ENV_PREFIX}{name.upper()}" for name in ExporterConfig.__dataclass_fields__
-    }
+    assert sorted(name for name, _, _ in listed) == sorted(each.name for each in fields(CONFIG))
+    assert wrong_settings(listed) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
+def test_other_pages_say_the_same_of_settings(page: str) -> None:
+    """They name the few that their readers set."""
+    listed = SETTING.findall((ROOT / page).read_text())
+
+    assert listed
+    assert wrong_settings(listed) == []
+
+
+def wrong_settings(listed: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Rows whose variable or default is not the code's. A default of None is told in words."""
+    return [
+        (name, variable, default)
+        for name, variable, default in listed
+        if variable != f"{ENV_PREFIX}{name.upper()}"
+        or default != (as_in_a_variable(getattr(CONFIG, name)) or default)
+    ]
+
+
+def as_in_a_variable(value: object) -> str:
+    """A value as the environment has it, empty where there is none to write."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else ""
 
 
 def test_the_readme_lists_every_kind_of_anomaly() -> None:

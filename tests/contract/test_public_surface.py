@@ -23,11 +23,12 @@ def test_the_exporters_methods() -> None:
 
     assert public == {
         "add_micro_batch", "attach", "clip_grad_norm_", "close", "count_dropped", "data",
-        "evaluating", "finish", "gpu_readings", "histogram_interval", "identify", "load_state_dict", "memory", "observe",
-        "observe_compute", "observe_evaluation", "observe_forward", "observe_gradients",
-        "observe_histograms", "observe_layers", "observe_logged", "observe_magnitudes", "observe_memory", "observe_report",
-        "paused", "port", "previous", "saving", "set_nan_filter", "set_peak_flops", "set_state",
-        "snapshot", "start", "state_dict", "status", "step", "url", "watch_model",
+        "evaluating", "finish", "gpu_readings", "histogram_interval", "identify",
+        "load_state_dict", "memory", "observe", "observe_compute", "observe_evaluation",
+        "observe_forward", "observe_gradients", "observe_histograms", "observe_layers",
+        "observe_logged", "observe_magnitudes", "observe_memory", "observe_report", "paused",
+        "port", "previous", "saving", "set_nan_filter", "set_peak_flops", "set_state", "snapshot",
+        "start", "state_dict", "status", "step", "url", "watch_model",
     }  # fmt: skip
 
 

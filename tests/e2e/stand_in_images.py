@@ -25,7 +25,7 @@ NOBODY = 65534
 USERS = f"root:x:0:0:root:/root:/bin/sh\nnobody:x:{NOBODY}:{NOBODY}:nobody:/:/bin/false\n"
 GROUPS = f"root:x:0:\nnobody:x:{NOBODY}:\n"
 PACKAGES = "/usr/local/lib/stand-in"
-BUILD_TOOLS = ("pip", "hatchling", "setuptools", "wheel")
+BUILD_TOOLS = ("pip", "hatchling", "hatch-fancy-pypi-readme", "setuptools", "wheel")
 UNUSED = re.compile(r"__pycache__|^torch/(include|test)/|\.a$|^\.\./|^bin/")
 """Of the packages: what no program of ours reads."""
 

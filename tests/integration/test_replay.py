@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from training_exporter.demo.text import library_text
 from training_exporter.integrations.huggingface import PrometheusCallback
 from training_exporter.replay.backtest import play_all, read_labels, summaries
 from training_exporter.replay.playing import Plan, Playback
+from training_exporter.replay.rows import Event
 
 REAL_LOGS = Path(__file__).resolve().parents[3] / "shared" / "logs"
 
@@ -146,6 +149,120 @@ def test_wandbs_own_offline_run(tmp_path: Path) -> None:
     rest = played(path)
     assert 70 < rest.course.rows < 100
     assert "blocks of records that are damaged" in " ".join(rest.troubles.lines())
+
+
+class Follower:
+    """Follows a real log; each look at its end does something next, such as train on.
+
+    Args:
+        path: the log.
+        happens: what happens, one after another.
+
+    Attributes:
+        said: what the user was told.
+        steps: steps that were handed on, those of evaluations too.
+    """
+
+    def __init__(self, path: Path, *happens: Callable[[], object]) -> None:
+        self._rest = list(happens)
+        self.said: list[str] = []
+        self.steps: list[int] = []
+        self.playback = Playback(path, Plan(), self._wait, self.said.append)
+        self.playback.play(judged=lambda event: self.steps.append(event.step))
+
+    def _wait(self) -> bool:
+        if not self._rest:
+            return False
+        self._rest.pop(0)()
+        return True
+
+
+def test_tensorboards_files_are_followed(tmp_path: Path) -> None:
+    """Through a restart, which begins another file."""
+    writers: list[SummaryWriter] = []
+
+    def begin(*steps: int) -> None:
+        writers.append(SummaryWriter(str(tmp_path)))
+        go_on(*steps)
+
+    def go_on(*steps: int) -> None:
+        for step in steps:
+            writers[-1].add_scalar("train/loss", 2.0 + 1 / step, step)
+        writers[-1].flush()
+
+    begin(*range(1, 10))
+    follower = Follower(
+        tmp_path, lambda: go_on(*range(10, 20)), lambda: begin(*range(15, 25)),
+        lambda: go_on(*range(25, 30)),
+    )  # fmt: skip
+    for writer in writers:
+        writer.close()
+
+    assert follower.steps == [*range(1, 20), *range(15, 30)]
+    (line,) = follower.said
+    assert line.startswith("The log goes on in")
+    assert follower.playback.judges[0].totals()["restart"] == 1
+
+
+@pytest.mark.parametrize(("reported_to", "name"), [("tensorboard", "TensorBoard events"),
+                                                   ([], "Hugging Face trainer state")])  # fmt: skip
+def test_a_trainer_is_followed(tmp_path: Path, reported_to: str | list[str], name: str) -> None:
+    """From before its first step, and through its being resumed, by its output folder."""
+
+    def train(steps: int, checkpoint: int | None) -> None:
+        trainer = make_trainer(
+            tmp_path, max_steps=steps, save_strategy="steps", save_steps=4, report_to=reported_to
+        )
+        folder = Path(trainer.args.output_dir)
+        trainer.train(
+            resume_from_checkpoint=checkpoint and str(folder / f"checkpoint-{checkpoint}")
+        )
+
+    output = tmp_path / "tiny-run"
+    follower = Follower(output, lambda: train(6, None), lambda: train(12, 4), lambda: None)
+
+    assert follower.playback.source.format.name == name
+    assert follower.said[0] == f"Waiting: there is no {output}."
+    assert list(dict.fromkeys(follower.steps)) == list(range(1, 13))
+    assert follower.playback.troubles.lines()[1:] == []
+
+
+WANDB_GOES_ON = """\
+import sys, wandb
+run = wandb.init(mode="offline", dir=sys.argv[1], project="followed")
+for step in range(1, 21):
+    run.log({"train/loss": 2.0 + 1 / step, "train/global_step": step})
+sys.stdin.readline()
+run.finish()
+"""
+
+
+def test_a_wandb_run_is_followed(tmp_path: Path) -> None:
+    """Its rows are there while it goes on: W&B writes them every 15 seconds or so."""
+    environment = {**os.environ, "WANDB_SILENT": "true", "WANDB_CACHE_DIR": str(tmp_path)}
+    deadline = monotonic() + 100
+    with subprocess.Popen(
+        [sys.executable, "-c", WANDB_GOES_ON, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment,
+    ) as process:  # fmt: skip
+
+        def wait() -> bool:
+            sleep(0.2)
+            return process.poll() is None and monotonic() < deadline
+
+        steps: list[int] = []
+
+        def judged(event: Event) -> None:
+            steps.append(event.step)
+            if len(steps) == 19:  # the last one waits for what may belong to it
+                assert process.poll() is None
+                process.communicate(b"\n")
+
+        Playback(tmp_path / "wandb", Plan(), wait).play(judged=judged)
+
+    assert steps == list(range(1, 21))
+    assert process.returncode == 0
 
 
 def peak_of(path: Path, rows: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from training_exporter.catalog import RESTART
+from training_exporter.detectors import Restart as RestartDetector
 from training_exporter.detectors.base import HEALTHY, WARMING_UP, Finding, Verdict
 from training_exporter.monitor import MAX_DATASETS, RECENT_STEPS, TrainingMonitor
 from training_exporter.panel import OF_THE_PROCESS, RECENT_ANOMALIES, DetectorError
@@ -211,6 +212,16 @@ def test_a_restart_makes_the_others_forget() -> None:
     assert monitor.snapshot.loss_ema == pytest.approx(9.0)
     assert (restart.kind, restart.total) == (RESTART, 1)
     assert (scripted.total, scripted.active) == (1, False)
+
+
+def test_a_restart_counts_once() -> None:
+    """Though an evaluation comes right after its first step."""
+    monitor = TrainingMonitor([RestartDetector()])
+    for step in (1, 2, 3, 1):
+        monitor.observe(StepSignals(step, float(step), loss=2.0))
+    monitor.observe_evaluation(Evaluation(1, 5.0, "eval", 0.5))
+
+    assert monitor.snapshot.anomalies[0].total == 1
 
 
 def test_a_detector_that_raises_is_retired_and_the_rest_goes_on() -> None:

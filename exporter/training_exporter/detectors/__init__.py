@@ -151,7 +151,9 @@ def _build(classes: Iterable[Callable[..., Detector]], options: Options) -> list
     by_kind = {cls.kind: cls for cls in classes}  # type: ignore[attr-defined]
     for kind in options:
         if kind not in by_kind:
-            raise ValueError(f"unknown anomaly kind {kind!r}; valid are {', '.join(by_kind)}")
+            raise ValueError(
+                f"this profile has no detector of {kind!r}; it has {', '.join(by_kind)}"
+            )
     return [_construct(kind, cls, options.get(kind, {})) for kind, cls in by_kind.items()]
 
 

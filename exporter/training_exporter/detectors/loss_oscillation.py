@@ -29,9 +29,9 @@ class LossOscillation(StatefulDetector):
 
     Judged once per block of 32 steps: half the distance between the 10 % and the 90 % quantile,
     relative to the mean, or to a tenth of the highest mean so far when that is more, as a loss that
-    has come close to zero must not cry wolf. The two halves of the block must have nearly the
-    same mean, or else it is a trend or a level shift. It must hold for `patience` blocks in a row.
-    A loss that is not always positive has no level to be relative to, and is left alone.
+    has come close to zero must not raise false alarms. The two halves of the block must have nearly
+    the same mean, or else it is a trend or a level shift. It must hold for `patience` blocks in a
+    row. A loss that is not always positive has no level to be relative to, and is left alone.
     """
 
     kind = LOSS_OSCILLATION

@@ -77,9 +77,9 @@ class RobustResumeJump(StatefulDetector):
     """The median of the first 8 losses after a resume is above all of the last 32 before it.
 
     Above the highest of them, that is, by `noise` times their span and by `rise` times its amount,
-    so that a noisy run needs a higher jump than a calm one, and one that hardly moves none that is
-    no matter. That a run resumed is seen by the state that was loaded; without one there is nothing
-    to judge by.
+    so that a noisy run needs a higher jump than a calm one, and a run that hardly moves does not
+    alarm on a trifle. That a run resumed is seen by the state that was loaded; without one there is
+    nothing to judge by.
     """
 
     kind = RESUME_JUMP

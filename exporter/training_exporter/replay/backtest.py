@@ -6,17 +6,32 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
+from training_exporter.catalog import ANOMALY_KINDS
 from training_exporter.replay.judging import Judge
 from training_exporter.replay.playing import Plan, Playback
-from training_exporter.replay.scoring import Label, Score, Span, Summary, score, summarise
+from training_exporter.replay.scoring import (
+    HEALTHY,
+    LABELS_OF,
+    LOW,
+    Label,
+    Score,
+    Span,
+    Summary,
+    score,
+    summarise,
+)
 from training_exporter.replay.trouble import ReplayError
 
 ROWS, STEPS = "rows", "steps"
+KINDS = (*ANOMALY_KINDS, *chain(*LABELS_OF.values()), HEALTHY)
+"""What a label may say."""
+CONFIDENCES = ("high", "medium", LOW)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,17 @@ def _label(path: Path, line: int, row: Mapping[str, str | None], unit: str) -> L
         first, last = (int(float(row[f"{end}_{unit[:-1]}"] or "")) for end in ("first", "last"))
     except (ValueError, OverflowError):
         raise ReplayError(f"{path}, line {line}: first and last must be whole numbers") from None
-    return Label(row["kind"] or "", first, last, row.get("confidence") or "high")
+    kind, confidence = row["kind"] or "", row.get("confidence") or CONFIDENCES[0]
+    _one_of(path, line, "kind", kind, KINDS)
+    _one_of(path, line, "confidence", confidence, CONFIDENCES)
+    return Label(kind, first, last, confidence)
+
+
+def _one_of(path: Path, line: int, name: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ReplayError(
+            f"{path}, line {line}: {name} is one of {', '.join(valid)}, not {value!r}"
+        )
 
 
 def find_logs(folder: Path, runs: Iterable[str]) -> dict[str, Path]:
@@ -157,23 +182,31 @@ def _scored(trial: Trial, place: int, kind: str, unit: str) -> Score:
 
 def table_of(profile: str, by_kind: Mapping[str, Summary], unit: str) -> Table:
     """A line for each kind of anomaly."""
-    table = Table(title=profile, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"{profile}; recall and precision over all labels/mean of the runs",
+        title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
     table.add_column("Kind", style="yellow", no_wrap=True)
     for name in (
-        "Labels", "Recall", "by run", "Precision", "by run", "False/1k", "Healthy alarmed",
-        f"Delay, {unit}",
+        "Labels", "Recall", "Precision", "False\nper 1k", "Healthy\nalarmed", f"Delay,\n{unit}",
     ):  # fmt: skip
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for kind, s in by_kind.items():
         table.add_row(
             kind,
             str(s.wanted),
-            *map(_shown, (s.recall, s.run_recall, s.precision, s.run_precision)),
+            _pair(s.recall, s.run_recall),
+            _pair(s.precision, s.run_precision),
             _shown(s.false_per_thousand, 3),
             f"{s.healthy_alarmed}/{s.healthy_runs}",
             _shown(s.delay, 0),
         )
     return table
+
+
+def _pair(of_all: float | None, of_runs: float | None) -> str:
+    return "" if of_all is None else f"{_shown(of_all)}/{_shown(of_runs)}"
 
 
 def _shown(value: float | None, digits: int = 2) -> str:

@@ -36,6 +36,9 @@ _KNOWN: Mapping[str, tuple[str, ...]] = {
 SIGNALS = (*_KNOWN, EVAL_LOSS)
 
 _EVALUATED = re.compile(r"(?:eval|evaluation|val|valid|validation)(?:_(?P<dataset>.+))?_loss")
+_LONGEST_NAME = 80
+_OURS = "monitor_"
+"""Names that our own sinks log begin so."""
 _RATE_OF_GROUP = re.compile(r"lr_.+")
 
 
@@ -147,9 +150,12 @@ def parse_map(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^0-9a-z]", "_", name.strip().lower())
+    return re.sub(r"[^0-9a-z]", "_", name.strip().lower()).removeprefix(_OURS)
 
 
 def _listed(names: Iterable[str]) -> str:
-    listed = list(names)
+    listed = [name if name.isprintable() else ascii(name) for name in names]
+    listed = [
+        name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in listed
+    ]
     return ", ".join(listed[:30]) + (", ..." if len(listed) > 30 else "") if listed else "none"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from time import sleep
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console, RenderableType
@@ -18,9 +18,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 from training_exporter.replay.backtest import play_all, read_labels, summaries, table_of
-from training_exporter.replay.columns import SIGNALS, parse_map
+from training_exporter.replay.columns import SIGNALS, STEP, parse_map
 from training_exporter.replay.openmetrics import Backfill, parse_start
 from training_exporter.replay.playing import Plan, Playback
+from training_exporter.replay.plotting.curves import Sketch
 from training_exporter.replay.report import for_person, for_program
 from training_exporter.replay.rows import Event
 from training_exporter.replay.settings import parse_options, parse_profile, paste_lines
@@ -31,6 +32,8 @@ LONG = 4_000_000
 """Bytes of a log from which on there is a progress bar."""
 FOLLOW_SECONDS = 1.0
 WINDOWS = ("steps", "rows")
+Observer: TypeAlias = Callable[[Event], object]
+"""Is told of each step and evaluation once it was judged."""
 
 Profile = Annotated[str, typer.Option(help="Detectors: robust, textbook or both.")]
 Options = Annotated[
@@ -72,6 +75,10 @@ def replay(
             help="Write what `promtool tsdb create-blocks-from openmetrics` takes into Prometheus.",
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it, with what was found, as .svg, .png or .pdf."),
+    ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Play it live on a page, as if it went on now.")
     ] = False,
@@ -79,7 +86,7 @@ def replay(
         bool,
         typer.Option(
             "--follow",
-            help="Serve a run that is still being logged: JSON lines, CSV or TensorBoard events.",
+            help="Serve a run that goes on, or is still to begin, by what it logs.",
         ),
     ] = False,
     speed: Annotated[
@@ -90,7 +97,9 @@ def replay(
     ] = None,
     run: Annotated[
         str | None,
-        typer.Option(help="For both, name of the run.", show_default="the source's name"),
+        typer.Option(
+            help="Name of the run, on the page and in files.", show_default="the source's name"
+        ),
     ] = None,
     row_seconds: Annotated[
         float,
@@ -109,18 +118,24 @@ def replay(
     """
     try:
         plan = _plan(profile, options, names, clip, windows)
-        if (serve or follow) and (as_json or openmetrics is not None):
-            raise ReplayError("--serve and --follow go with neither --json nor --openmetrics")
-        playback = Playback(source, plan, more_soon if follow else None)
+        if (serve or follow) and (as_json or openmetrics is not None or plot is not None):
+            raise ReplayError("--serve and --follow go without --json, --openmetrics and --plot")
+        if plot is not None:
+            _require_plot(plot)
+        playback = Playback(source, plan, more_soon if follow else None, _say)
         name = run or source.resolve().stem
         if serve or follow:
             _serve(playback, name, port, inf if follow else speed, row_seconds)
             return
+        sketch = Sketch(playback.judges[0], steps_known=STEP in playback.columns.names)
+        drawn = () if plot is None else (sketch.note,)
         if openmetrics is None:
-            _play(playback)
+            _play(playback, *drawn)
         else:
             begin = None if start is None else parse_start(start)
-            _backfill(playback, openmetrics, name, begin, row_seconds)
+            _backfill(playback, openmetrics, name, begin, row_seconds, *drawn)
+        if plot is not None:
+            _draw(playback, sketch, name, plot)
     except (ReplayError, OSError) as error:
         fail(str(error))
     if as_json:
@@ -211,17 +226,47 @@ def _serve(
     """Play it on a page; raises what `live.serve` raises."""
     from training_exporter.replay import live  # an exporter and all that it needs
 
-    console = Console(highlight=False)
-    live.serve(
-        playback, run=run, port=port, speed=speed, row_seconds=row_seconds,
-        say=lambda line: console.print(Text(line), soft_wrap=True),
-    )  # fmt: skip
+    live.serve(playback, run=run, port=port, speed=speed, row_seconds=row_seconds, say=_say)
+
+
+def _say(line: str) -> None:
+    Console(highlight=False).print(Text(line), soft_wrap=True)
+
+
+def _require_plot(file: Path) -> None:
+    """Refuse a picture that could not be drawn or written, before a long log is read.
+
+    Raises:
+        ReplayError: no matplotlib, or no such kind of file.
+    """
+    try:
+        from training_exporter.replay.plotting import figure
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ReplayError(
+            "--plot needs matplotlib: pip install 'training-exporter[plot]'"
+        ) from None
+    figure.require_path(file)
+
+
+def _draw(playback: Playback, sketch: Sketch, run: str, file: Path) -> None:
+    """Draw what was played; raises what `figure.save` raises."""
+    from training_exporter.replay.plotting import figure  # matplotlib, which not everybody has
+
+    sketch.finish()
+    figure.save(file, playback, sketch, run)
 
 
 def _backfill(
-    playback: Playback, file: Path, run: str, start: float | None, row_seconds: float
+    playback: Playback,
+    file: Path,
+    run: str,
+    start: float | None,
+    row_seconds: float,
+    *judged: Observer,
 ) -> None:
-    """Judge it, and write it as OpenMetrics.
+    """Judge it, and write it as OpenMetrics; others may look on.
 
     Raises:
         ReplayError: two profiles, whose counters would be the same series; or no times.
@@ -231,12 +276,17 @@ def _backfill(
         raise ReplayError("--openmetrics takes one profile, as the counters of two are the same")
     judge, troubles = playback.judges[0], playback.troubles
     with Backfill(judge, run, start=start, row_seconds=row_seconds, troubles=troubles) as backfill:
-        _play(playback, backfill.note)
+        _play(playback, backfill.note, *judged)
         backfill.save(file)
 
 
-def _play(playback: Playback, judged: Callable[[Event], object] | None = None) -> None:
-    """Judge it, with a progress bar where that takes a while."""
+def _play(playback: Playback, *observers: Observer) -> None:
+    """Judge it while others look on, with a progress bar where that takes a while."""
+
+    def judged(event: Event) -> None:
+        for observe in observers:
+            observe(event)
+
     if playback.source.total_bytes < LONG:
         playback.play(judged=judged)
         return

@@ -44,9 +44,8 @@ def play_live(
             before = event.timestamp
             exporter.observe(replace(event, timestamp=exporter.clock()))
         else:
-            exporter.observe_evaluation(
-                {"loss": event.loss}, dataset=event.dataset, step=event.step
-            )
+            results = {**event.metrics, "loss": event.loss}
+            exporter.observe_evaluation(results, dataset=event.dataset, step=event.step)
     exporter.finish()
 
 
@@ -74,7 +73,7 @@ def serve(
         run: its name there.
         port: port to serve on, None as configured.
         speed, row_seconds: as for `play_live`.
-        say: tells the user where to look.
+        say: tells the user where to look, and what was wrong with the log.
 
     Raises:
         ReplayError: two profiles, or a variable of the environment that makes no sense.
@@ -98,6 +97,8 @@ def serve(
     except KeyboardInterrupt:
         say("Stopped.")
     finally:
+        for line in playback.troubles.lines():
+            say(f"Note: {line}.")
         exporter.close()
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from training_exporter.detectors import Options
 from training_exporter.replay.columns import STEP, Columns
+from training_exporter.replay.following import Following
+from training_exporter.replay.formats import NotYetError
 from training_exporter.replay.judging import Judge
 from training_exporter.replay.rows import Event, Rows, usual_stride
 from training_exporter.replay.sources import Source, find_source
@@ -23,6 +25,10 @@ BEGINNING = 1000
 """Records by which is decided what is what."""
 TICK = 2048
 """Rows between two words on how far it is."""
+
+
+def _say_nothing(_: str) -> None:
+    """For a run that is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +99,9 @@ class Playback:
     Args:
         path: file or folder.
         plan: how.
-        wait: waits at the end of the log for more to be written, False when no more is to be waited
-            for. None reads what is there.
+        wait: follows a run that goes on: waits for more to be logged, False when no more is to be
+            waited for. None reads what is there.
+        say: tells the user of a run that is followed what is waited for, and where it goes on.
 
     Attributes:
         source: what lies there.
@@ -109,25 +116,22 @@ class Playback:
         ReplayError: nothing that can be replayed, saying what was expected.
     """
 
-    def __init__(self, path: Path, plan: Plan, wait: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        plan: Plan,
+        wait: Callable[[], bool] | None = None,
+        say: Callable[[str], object] = _say_nothing,
+    ) -> None:
         self.path = path
-        self.troubles = Troubles()
-        self.source: Source = find_source(path, self.troubles)
-        names = dict(plan.names)
-        if self.source.format.step is not None:
-            names.setdefault(STEP, self.source.format.step)
-        self.columns = Columns(names)
         self.course = Course()
-        self._clip_threshold = plan.clip_threshold
-        if wait is not None:
-            self._require_growing()
-        wait = wait or _nothing_comes
-        self._records = self.source.records(self.troubles, wait)
-        beginning = self._beginning(wait)
-        self.columns.learn_all(beginning)
-        self.columns.require_chosen(beginning)
-        self.columns.require_something(beginning)
-        self.stride = self._usual_stride(beginning)
+        self._plan = plan
+        if wait is None:
+            self._look(going_on=False)
+            self._records = self.source.records(self.troubles)
+        else:
+            self._wait_for_beginning(wait, say)
+            self._records = self.source.follow(self.troubles, Following(wait, say))
         self.window_stride = (self.stride or 1) if plan.windows_in_steps else 1
         self.judges = [
             Judge(
@@ -169,41 +173,92 @@ class Playback:
 
     def events(self) -> Iterator[Event]:
         """Its steps and evaluations, once."""
-        rows = Rows(self.columns, self.troubles, self._clip_threshold)
+        rows = Rows(self.columns, self.troubles, self._plan.clip_threshold)
         return rows.events(self._records)
 
-    def _require_growing(self) -> None:
-        if not self.source.format.grows or self.source.paths[-1].suffix == ".gz":
-            raise ReplayError(
-                "JSON lines, CSV and TensorBoard events can be followed while they are written;"
-                f" {self.source.paths[-1]} is {self.source.format.name}"
-            )
-
-    def _beginning(self, wait: Callable[[], bool]) -> list[Record]:
-        """The first records, once there are any; they are read again when it is played.
+    def _wait_for_beginning(self, wait: Callable[[], bool], say: Callable[[str], object]) -> None:
+        """Look until there is something to go by.
 
         Raises:
-            ReplayError: there are none.
+            ReplayError: nothing that can be replayed will come, or no more is to be waited for.
         """
-        while True:
-            troubles = Troubles()
+        said = ""
+        while (missing := self._missing()) is not None:
+            if str(missing) != said:
+                said = str(missing)
+                say(f"Waiting: {said}.")
+            if not wait():
+                raise missing
+
+    def _missing(self) -> NotYetError | None:
+        """Look what lies there, and say what it lacks."""
+        try:
+            self._look(going_on=True)
+        except NotYetError as missing:
+            return missing
+        return None
+
+    def _look(self, *, going_on: bool) -> None:
+        """Find out what lies there, and by its first records what is what.
+
+        Raises:
+            NotYetError: there is too little; more may come.
+            ReplayError: nothing that can be replayed.
+        """
+        self.troubles = Troubles()
+        self.source: Source = find_source(self.path, self.troubles, going_on=going_on)
+        if going_on and self.source.paths[-1].suffix == ".gz":
+            raise ReplayError(f"an archive does not grow, so it is not followed: {self.path}")
+        beginning = self._beginning()
+        self.columns = self._columns_of(beginning)
+        self.stride = self._usual_stride(beginning)
+        few = len(beginning) < BEGINNING
+        if going_on and few and self.stride is None and STEP in self.columns.names:
+            raise NotYetError(f"{self.path} has no two rows so far")
+
+    def _beginning(self) -> list[Record]:
+        """The first records; they are read again when it is played.
+
+        Raises:
+            NotYetError: there are none.
+        """
+        # What is wrong is noted when it is played.
+        troubles = Troubles()
+        try:
             source = Source(self.source.format, self.source.paths)
             found = list(islice(source.records(troubles), BEGINNING))
-            if found:
-                return found
-            if not wait():
-                raise ReplayError(self._nothing(troubles))
+        except FileNotFoundError as error:
+            raise NotYetError(f"{error.filename} is gone") from None
+        if not found:
+            raise NotYetError(self._nothing(troubles))
+        return found
+
+    def _columns_of(self, beginning: list[Record]) -> Columns:
+        """What is called what.
+
+        Raises:
+            NotYetError: not all that is needed is in these few records.
+            ReplayError: it is not in the log.
+        """
+        names = dict(self._plan.names)
+        if self.source.format.step is not None:
+            names.setdefault(STEP, self.source.format.step)
+        columns = Columns(names)
+        columns.learn_all(beginning)
+        try:
+            columns.require_chosen(beginning)
+            columns.require_something(beginning)
+        except ReplayError as error:
+            if len(beginning) < BEGINNING:
+                raise NotYetError(str(error)) from None
+            raise
+        return columns
 
     def _usual_stride(self, beginning: list[Record]) -> int | None:
         if STEP not in self.columns.names:
             return None
-        # What is wrong is noted when it is played.
         return usual_stride(Rows(self.columns, Troubles()).events(beginning))
 
     def _nothing(self, troubles: Troubles) -> str:
         why = "; ".join(troubles.lines()) or "it is empty"
         return f"nothing in {self.path} can be replayed as {self.source.format.name}: {why}"
-
-
-def _nothing_comes() -> bool:
-    return False

@@ -16,6 +16,8 @@ from training_exporter.signals import Evaluation, StepSignals
 
 Event = StepSignals | Evaluation
 
+_FIRST, _FARTHEST = -(1 << 62), 1 << 62
+"""Steps beyond them are none, but what a damage made of them."""
 _JUDGED = ("loss", "grad_norm")
 _OTHERS = (
     "epoch", "step_seconds", "loss_scale", "clip_threshold", "memory_allocated_bytes",
@@ -48,12 +50,14 @@ class Rows:
                 yield from self._events_of(step, record)
 
     def _together(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Records of one step as one: Lightning and W&B log its values one by one."""
-        columns, pending = self._columns, None
+        """Records of one step as one: Lightning and W&B log its values one by one. An empty record
+        says that nothing more belongs to the last one."""
+        columns = self._columns
+        pending: Record = {}
         learn, names = columns.learn, columns.names
         for record in records:
             learn(record)
-            if pending is not None:
+            if pending:
                 name = names.get(STEP)
                 step = record.get(name) if name is not None else None
                 if step is not None and step == pending.get(name) and self._fits(pending, record):  # type: ignore[arg-type]  # a name, as there is a step
@@ -61,7 +65,7 @@ class Rows:
                     continue
                 yield pending
             pending = record
-        if pending is not None:
+        if pending:
             yield pending
 
     def _fits(self, before: Record, after: Record) -> bool:
@@ -78,10 +82,10 @@ class Rows:
             self._row += any(self._columns.names.get(signal) in record for signal in _JUDGED)
             return max(1, self._row)
         value = record.get(name)
-        if type(value) is int:
+        if type(value) is int and _FIRST < value < _FARTHEST:
             return value
         number = self._number(value)
-        if number is not None and isfinite(number):
+        if number is not None and _FIRST < number < _FARTHEST:
             return int(number)
         if any(each in record for each in self._columns.evaluations) and self._last is not None:
             return self._last
@@ -92,6 +96,8 @@ class Rows:
         names, number = self._columns.names, self._number
         get = record.get
         timestamp = number(get(names.get(TIMESTAMP, ""))) or 0.0
+        if timestamp and not isfinite(timestamp):
+            timestamp = 0.0
         loss, norm = number(get(names.get("loss", ""))), number(get(names.get("grad_norm", "")))
         if loss is not None or norm is not None:
             self._watch_order(step)
@@ -101,17 +107,28 @@ class Rows:
                 timestamp,
                 loss,
                 norm,
-                self._clip_threshold,
-                {} if rate is None else {"0": rate},
+                learning_rates={} if rate is None else {"0": rate},
                 **self._others(record, names),
             )
         for name, dataset in self._columns.evaluations.items():
             evaluated = number(get(name))
             if evaluated is not None:
-                yield Evaluation(step, timestamp, dataset, evaluated)
+                yield Evaluation(step, timestamp, dataset, evaluated, self._metrics(name, record))
+
+    def _metrics(self, loss: str, record: Record) -> dict[str, float]:
+        """The other results of an evaluation: what is called as its loss is, but for that word."""
+        if not loss.lower().endswith("loss"):
+            return {}
+        prefix, losses = loss[: -len("loss")], self._columns.evaluations
+        return {
+            name.removeprefix(prefix): found
+            for name, value in record.items()
+            if name.startswith(prefix) and name not in losses
+            if (found := self._number(value)) is not None
+        }
 
     def _others(self, record: Record, names: Mapping[str, str]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"clip_threshold": self._clip_threshold}
         for signal in _OTHERS:
             name = names.get(signal)
             if name is not None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from training_exporter.config import ENV_PREFIX, PROFILE_NAMES, ExporterConfig
+from training_exporter.config import (
+    DETECTORS_VARIABLE,
+    ENV_PREFIX,
+    PROFILE_NAMES,
+    ExporterConfig,
+)
 from training_exporter.detectors import Options
 from training_exporter.replay.trouble import ReplayError
 from training_exporter.replay.windows import own_options
 
 BOTH = "both"
-_VARIABLE = f"{ENV_PREFIX}DETECTORS"
 
 
 def parse_options(texts: Iterable[str]) -> Options:
@@ -21,9 +25,9 @@ def parse_options(texts: Iterable[str]) -> Options:
         ReplayError: a text that is none.
     """
     try:
-        return ExporterConfig.from_environ({_VARIABLE: ",".join(texts)}).detectors
+        return ExporterConfig.from_environ({DETECTORS_VARIABLE: ",".join(texts)}).detectors
     except ValueError as error:
-        raise ReplayError(str(error).replace(_VARIABLE, "--set")) from None
+        raise ReplayError(str(error).replace(DETECTORS_VARIABLE, "--set")) from None
 
 
 def parse_profile(text: str) -> tuple[str, ...]:
@@ -49,5 +53,5 @@ def paste_lines(profiles: Iterable[str], options: Options) -> list[str]:
             continue
         flat = [f"{k}.{name}={v:g}" for k, values in given.items() for name, v in values.items()]
         lines.append(f"PrometheusCallback(profile={profile!r}, detectors={given!r})")
-        lines.append(f"{ENV_PREFIX}PROFILE={profile} {_VARIABLE}={','.join(flat)}")
+        lines.append(f"{ENV_PREFIX}PROFILE={profile} {DETECTORS_VARIABLE}={','.join(flat)}")
     return lines

@@ -1,82 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a path is: a file or folder of a known format, and the records in it."""
+"""What lies at a path: the files of one run, and the records in them."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from errno import ENOENT
+from itertools import chain
 from pathlib import Path
 
-from training_exporter.replay import text_logs, tfevents, wandb_runs
-from training_exporter.replay.stream import DAMAGED_GZIP, Stream
+from training_exporter.replay.following import Following, follow_growing, follow_rewritten
+from training_exporter.replay.formats import (
+    CSV,
+    EVENTS,
+    EXPECTED,
+    JSON_LINES,
+    TRAINER_STATE,
+    WANDB,
+    Format,
+    NotYetError,
+    format_of,
+)
+from training_exporter.replay.stream import Stream
 from training_exporter.replay.text_logs import Record
 from training_exporter.replay.trouble import ReplayError, Troubles
 
-_START = 1 << 16
-EXPECTED = (
-    "a Hugging Face trainer_state.json or its checkpoint or output folder, JSON lines such as"
-    " trainer_log.jsonl, CSV such as Lightning's metrics.csv, TensorBoard event files or their"
-    " folder, or a W&B run's folder or .wandb file"
-)
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of log.
-
-    Attributes:
-        name: as a person calls it.
-        read: the records of one file.
-        step: name of the step in a record, where the format itself says it.
-        grows: whether it can be followed while it is written, row by row.
-    """
-
-    name: str
-    read: Callable[[Stream, Troubles], Iterator[Record]]
-    step: str | None = None
-    grows: bool = False
-
-
-TRAINER_STATE = Format("Hugging Face trainer state", text_logs.trainer_state)
-JSON_LINES = Format("JSON lines", text_logs.json_lines, grows=True)
-CSV = Format("CSV", text_logs.csv_rows, grows=True)
-EVENTS = Format("TensorBoard events", tfevents.scalars, step=tfevents.STEP, grows=True)
-WANDB = Format("W&B run", wandb_runs.history)
+_BY_THE_ROW = (EVENTS, WANDB, JSON_LINES, CSV)
+"""What is looked for in a folder; a state is written at checkpoints alone."""
 
 
 class Source:
     """A log: its files and their format.
 
+    Args:
+        kind: the format.
+        paths: the files.
+        folder: in which they were found; None when the file itself was asked for.
+        others: files of that format that lay there too.
+
     Attributes:
         total_bytes: size of the files.
     """
 
-    def __init__(self, kind: Format, paths: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        kind: Format,
+        paths: Sequence[Path],
+        folder: Path | None = None,
+        others: Iterable[Path] = (),
+    ) -> None:
         self.format = kind
         self.paths = tuple(paths)
         self.total_bytes = sum(path.stat().st_size for path in paths)
+        self._folder = folder
+        self._last = self.paths[-1]
+        self._known = {path.resolve() for path in (*paths, *others)}
         self._done = 0
         self._stream: Stream | None = None
+        if folder is None and kind is EVENTS:
+            self._known.update(path.resolve() for path in self._last.parent.glob(kind.pattern))
 
     @property
     def position(self) -> int:
         """Bytes that were read so far."""
         return self._done + (self._stream.position if self._stream else 0)
 
-    def records(
-        self, troubles: Troubles, wait: Callable[[], bool] = lambda: False
-    ) -> Iterator[Record]:
-        """All that was logged, in the order of the files.
+    def records(self, troubles: Troubles) -> Iterator[Record]:
+        """All that was logged so far, in the order of the files."""
+        return self._records_of(self.paths, troubles)
 
-        Args:
-            troubles: takes what is wrong.
-            wait: waits at the end of the last file for more to be written; False when no more is
-                to be waited for.
-        """
-        for path in self.paths:
-            self._stream = stream = Stream(path, wait) if path is self.paths[-1] else Stream(path)
+    def follow(self, troubles: Troubles, following: Following) -> Iterator[Record]:
+        """All that was logged, and then what is logged from now on."""
+        read = self.format.read
+        if self.format is TRAINER_STATE:
+            yield from follow_rewritten(self._newest_state, read, troubles, following)
+            return
+        yield from self._records_of(self.paths[:-1], troubles)
+        yield from follow_growing(self._last, self._later, read, troubles, following)
+
+    def _records_of(self, paths: Iterable[Path], troubles: Troubles) -> Iterator[Record]:
+        for path in paths:
+            self._stream = stream = Stream(path)
             try:
                 yield from self.format.read(stream, troubles)
             finally:
@@ -84,35 +88,80 @@ class Source:
                 stream.close()
             self._done += path.stat().st_size
 
+    def _newest_state(self) -> Path:
+        return self._last if self._folder is None else _newest(_states_in(self._folder))
 
-def find_source(path: Path, troubles: Troubles) -> Source:
+    def _later(self) -> Path | None:
+        """A file that has come up since: in the same folder, or, as loggers make a new folder for
+        each process, in one beside it that lies in the folder that was asked for."""
+        if self._folder is None and self.format is not EVENTS:
+            return None
+        here, pattern = self._last.parent, self.format.pattern
+        found = [*here.glob(pattern)]
+        if self._folder is not None and self._folder in here.parents:
+            found += here.parent.glob(f"*/{pattern}")
+        new = [path for path in found if path.resolve() not in self._known]
+        try:
+            first = min(_with_content(new), key=_written, default=None)
+        except FileNotFoundError:
+            return None  # one of them was just deleted
+        if first is not None:
+            self._last = first
+            self._known.add(first.resolve())
+        return first
+
+
+def find_source(path: Path, troubles: Troubles, *, going_on: bool = False) -> Source:
     """What lies at a path.
 
+    Args:
+        path: file or folder.
+        troubles: takes what is wrong.
+        going_on: the run is to be followed. In a folder, what is written row by row goes before
+            states, and the run that was written last before the largest.
+
     Raises:
-        ReplayError: nothing that can be read, saying what was expected.
+        NotYetError: nothing is there that can be read, saying what was expected.
+        ReplayError: what is there cannot be read.
     """
     if not path.exists():
-        raise ReplayError(f"there is no {path}")
+        raise NotYetError(f"there is no {path}")
     try:
-        return _in_folder(path, troubles) if path.is_dir() else Source(_format_of(path), [path])
+        if not path.is_dir():
+            return Source(format_of(path), [path])
+        return _going_on_in(path, troubles) if going_on else _in_folder(path, troubles)
+    except FileNotFoundError as error:
+        raise NotYetError(f"{error.filename} is gone") from None
     except OSError as error:
         raise ReplayError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _in_folder(folder: Path, troubles: Troubles) -> Source:
-    states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
+    states = _states_in(folder)
     if states:
-        return Source(TRAINER_STATE, [max(states, key=_steps_in_name)])
-    for kind, pattern in (
-        (EVENTS, "*tfevents*"),
-        (WANDB, "*.wandb"),
-        (JSON_LINES, "trainer_log.jsonl"),
-        (CSV, "metrics.csv"),
-    ):
-        found = [path for path in folder.rglob(pattern) if path.is_file() and path.stat().st_size]
-        if found:
-            return _one_run(kind, folder, found, troubles)
-    raise ReplayError(f"no log in {folder}; expected {EXPECTED}")
+        return Source(TRAINER_STATE, [max(states, key=_steps_in_name)], folder)
+    for kind in _BY_THE_ROW:
+        runs = _runs_in(folder, kind)
+        if runs:
+            return _one_run(kind, folder, runs, max(runs, key=_size), troubles)
+    raise NotYetError(f"no log in {folder}; expected {EXPECTED}")
+
+
+def _going_on_in(folder: Path, troubles: Troubles) -> Source:
+    for kind in _BY_THE_ROW:
+        runs = _outermost(_runs_in(folder, kind))
+        if runs:
+            newest = max(runs, key=lambda files: max(map(_written, files)))
+            return _one_run(kind, folder, runs, newest, troubles)
+    states = _states_in(folder)
+    if states:
+        return Source(TRAINER_STATE, [_newest(states)], folder)
+    raise NotYetError(f"no log in {folder}; expected {EXPECTED}")
+
+
+def _states_in(folder: Path) -> list[Path]:
+    name = TRAINER_STATE.pattern
+    return [*folder.glob(name), *folder.glob(f"checkpoint-*/{name}")]
 
 
 def _steps_in_name(state: Path) -> int:
@@ -121,62 +170,54 @@ def _steps_in_name(state: Path) -> int:
     return int(number[1]) if number else 1 << 62
 
 
-def _one_run(kind: Format, folder: Path, found: Sequence[Path], troubles: Troubles) -> Source:
-    """The files of one run: of event files those in one folder, of others one file."""
+def _newest(states: Iterable[Path]) -> Path:
+    """The state that was written last.
+
+    Raises:
+        FileNotFoundError: there is none, or it was just deleted.
+    """
+    newest = max(states, key=lambda path: (_written(path), _steps_in_name(path)), default=None)
+    if newest is None:
+        raise FileNotFoundError(ENOENT, "no state", TRAINER_STATE.pattern)
+    return newest
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def _with_content(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and path.stat().st_size)
+
+
+def _runs_in(folder: Path, kind: Format) -> list[list[Path]]:
+    """The files of each run: of event files those in one folder, of others one file."""
     runs: dict[Path, list[Path]] = {}
-    for path in sorted(found):
+    for path in _with_content(folder.rglob(kind.pattern)):
         runs.setdefault(path.parent if kind is EVENTS else path.resolve(), []).append(path)
-    chosen = max(runs.values(), key=lambda files: sum(file.stat().st_size for file in files))
-    for files in runs.values():
-        if files is not chosen:
-            where = str(files[0].parent if kind is EVENTS else files[0])
-            troubles.note("other runs in that folder, which are not read", where)
-    return Source(kind, chosen)
+    return list(runs.values())
 
 
-def _format_of(path: Path) -> Format:
-    """The format of a file, by what is in it and not by its name."""
-    stream = Stream(path)
-    try:
-        start = stream.file.read(_START)
-    except DAMAGED_GZIP as error:
-        raise ReplayError(f"{path} is a damaged archive: {error}") from None
-    finally:
-        stream.close()
-    if not start.strip():
-        raise ReplayError(f"{path} is empty; expected {EXPECTED}")
-    if start.startswith(wandb_runs.MAGIC):
-        return WANDB
-    if tfevents.is_event_file(start):
-        return EVENTS
-    known = _text_format(start)
-    if known is None:
-        raise ReplayError(f"{path} is no log of a known format; expected {EXPECTED}")
-    return known
+def _outermost(runs: Sequence[list[Path]]) -> list[list[Path]]:
+    """Without those that lie deeper than another: `add_scalars` makes a folder for each curve."""
+    folders = {files[0].parent for files in runs}
+    return [files for files in runs if folders.isdisjoint(files[0].parent.parents)]
 
 
-def _text_format(start: bytes) -> Format | None:
-    text = start.decode("utf-8", "replace").lstrip("\ufeff")
-    first = next(filter(str.strip, text.splitlines()), "")
-    if text.lstrip().startswith("{"):
-        try:
-            record = json.loads(first)
-        except ValueError:
-            return TRAINER_STATE if '"log_history"' in text else _if_lines(text)
-        return TRAINER_STATE if "log_history" in record else JSON_LINES
-    readable = "\0" not in text and "\ufffd" not in first
-    if readable and any(mark in first for mark in text_logs.DELIMITERS):
-        return CSV
-    return None
-
-
-def _if_lines(text: str) -> Format | None:
-    """JSON lines whose first one is damaged."""
-    return JSON_LINES if any(map(_is_object, text.splitlines()[1:])) else None
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+def _one_run(
+    kind: Format,
+    folder: Path,
+    runs: Sequence[Sequence[Path]],
+    chosen: Sequence[Path],
+    troubles: Troubles,
+) -> Source:
+    others = [files for files in runs if files is not chosen]
+    for files in others:
+        where = str(files[0].parent if kind is EVENTS else files[0])
+        troubles.note("other runs in that folder, which are not read", where)
+    paths = [chosen[0]] if kind is not EVENTS else chosen
+    return Source(kind, paths, folder, chain.from_iterable(others))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ MAX_LINE = 1 << 24
 """Longer lines come in pieces, so that no file is read into memory as a whole."""
 
 DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+_TAIL = 256
+"""Bytes before the end by which a file that was written anew is known."""
 
 
 class Stream:
@@ -29,11 +32,13 @@ class Stream:
     """
 
     def __init__(self, path: Path, wait: Callable[[], bool] = lambda: False) -> None:
+        self._path = path
         self._wait = wait
         self._raw = path.open("rb")
         packed = path.suffix == ".gz"
         # Both read only; gzip's type says that it may be written to.
         self.file = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw) if packed else self._raw)
+        self._tail_start, self._tail = 0, b""
 
     @property
     def position(self) -> int:
@@ -43,6 +48,23 @@ class Stream:
     def close(self) -> None:
         self.file.close()
         self._raw.close()
+
+    def replaced(self) -> bool:
+        """Whether, since the last call, the path became another file's, or the file shorter, or
+        what had been read of it different."""
+        mine, position = self._raw.fileno(), self.position
+        try:
+            if not os.path.samestat(os.stat(self._path), os.fstat(mine)):
+                return True
+        except FileNotFoundError:
+            return False  # what comes in its place may come yet
+        shorter = os.fstat(mine).st_size < position
+        if shorter or os.pread(mine, len(self._tail), self._tail_start) != self._tail:
+            self._raw.seek(0, os.SEEK_END)  # what is there is not the rest of what was read
+            return True
+        self._tail_start = max(0, position - _TAIL)
+        self._tail = os.pread(mine, position - self._tail_start, self._tail_start)
+        return False
 
     def read(self, size: int, troubles: Troubles) -> bytes:
         """The next bytes, fewer at the end or where the archive is damaged."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs that are text: JSON lines, CSV, and the Trainer's `trainer_state.json`."""
+"""Logs that are JSON: an object on each line, and the Trainer's `trainer_state.json`."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterator
@@ -14,14 +13,16 @@ from training_exporter.replay.trouble import Troubles
 Record = dict[str, object]
 """What was logged at one time, by name."""
 
-DELIMITERS = ",\t;"
 _CHUNK = 1 << 20
 _MAX_OBJECT = 1 << 24
+_DEEPEST = 4
+"""How deep objects within objects are looked at."""
 _HISTORY = re.compile(r'"log_history"\s*:\s*\[')
 
 
 def json_lines(stream: Stream, troubles: Troubles) -> Iterator[Record]:
-    """An object on each line, bare NaN and Infinity included."""
+    """An object on each line, bare NaN and Infinity included; names of nested values are joined by
+    dots."""
     decode = json.JSONDecoder().decode
     for number, line in enumerate(stream.lines(troubles), start=1):
         try:
@@ -31,45 +32,20 @@ def json_lines(stream: Stream, troubles: Troubles) -> Iterator[Record]:
                 troubles.note("lines that are no whole JSON and were left out", f"line {number}")
             continue
         if type(record) is dict:
-            yield record
+            yield _flat(record) if "{" in line[1:] else record
         else:
             troubles.note("lines that are no JSON object and were left out", f"line {number}")
 
 
-def csv_rows(stream: Stream, troubles: Troubles) -> Iterator[Record]:
-    """A row on each line below the names of the columns; cells that are empty are not there."""
-    lines = stream.lines(troubles)
-    header = next(lines, "").lstrip("\ufeff")
-    delimiter = max(DELIMITERS, key=header.count)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-    rows = csv.reader(_whole_lines(lines, troubles), delimiter=delimiter)
-    width = len(names)
-    while True:
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            troubles.note("rows that are no CSV and were left out", f"line {rows.line_num + 1}")
-            continue
-        if len(cells) == width:
-            yield {name: cell for name, cell in zip(names, cells, strict=True) if cell}
-        elif cells:
-            troubles.note(
-                f"rows with other than {width} columns that were left out",
-                f"line {rows.line_num + 1}",
-            )
-
-
-def _whole_lines(lines: Iterator[str], troubles: Troubles) -> Iterator[str]:
-    """Lines that can be trusted: of one that does not end, the last number may lack digits."""
-    for line in lines:
-        if "\0" in line:
-            troubles.note("lines with zero bytes that were left out")
-        elif line.endswith("\n"):
-            yield line
+def _flat(record: Record, prefix: str = "", depth: int = 1) -> Record:
+    """A record without objects in it, but for those that are too deep to be meant."""
+    flat: Record = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and depth < _DEEPEST:
+            flat.update(_flat(value, f"{prefix}{name}.", depth + 1))
         else:
-            troubles.note("last line that does not end and was left out")
+            flat[prefix + name] = value
+    return flat
 
 
 def trainer_state(stream: Stream, troubles: Troubles) -> Iterator[Record]:

@@ -1,130 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard's event files: TFRecords of `Event`, of which the scalars are read.
-
-A record is its length, a checksum of that, the event, and a checksum of that: little endian,
-CRC-32C "masked" as in tensorflow/core/lib/hash/crc32c.h.
-"""
+"""TensorBoard's event files: TFRecords of `Event`, of which the scalars are read."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from struct import Struct, error, unpack
 
+from training_exporter.replay.crc32c import masked_crc
 from training_exporter.replay.stream import Stream
 from training_exporter.replay.text_logs import Record
+from training_exporter.replay.tfrecords import begins_with_record as is_event_file
+from training_exporter.replay.tfrecords import short_events
 from training_exporter.replay.trouble import Troubles
-from training_exporter.replay.wire import WireError, fields_of, signed
+from training_exporter.replay.wire import WireError, fields_of, signed, varint
+
+__all__ = ["STEP", "TIME", "is_event_file", "masked_crc", "scalars"]
 
 STEP, TIME = "_step", "_timestamp"
 """Names that no tag of anybody's has; W&B calls them so."""
-HEADER_BYTES = 12
-_HEADER = Struct("<QI")
-_DOUBLE, _FLOAT, _CHECKSUM = Struct("<d"), Struct("<f"), Struct("<I")
-_LONGEST = 1 << 28
+_DOUBLE, _FLOAT = Struct("<d"), Struct("<f")
 _FLOAT32, _FLOAT64 = 1, 2
 """DataType of a tensor."""
+_USUAL = re.compile(rb"\x09(.{8})\x10([\x80-\xff]{0,8}[\x00-\x7f])(.{0,256})(.{4})", re.DOTALL)
+"""Time, step, what makes it a value of a tag, and the value, as all writers put a simple one."""
 
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 & -(value & 1))
-        table.append(value)
-    return tuple(table)
-
-
-_TABLE = _crc_table()
-
-
-def masked_crc(data: bytes, table: tuple[int, ...] = _TABLE) -> int:
-    """The checksum of TFRecords."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def is_event_file(start: bytes) -> bool:
-    """Whether a file that starts like this is one."""
-    if len(start) < HEADER_BYTES:
-        return False
-    _, checksum = _HEADER.unpack_from(start)
-    return bool(checksum == masked_crc(start[:8]))
+Scalars = tuple[int, float | None, dict[str, float]]
+"""Step, time and the scalars of an event, by tag."""
 
 
 def scalars(stream: Stream, troubles: Troubles) -> Iterator[Record]:
     """What was logged at each step, by tag; events of a step that follow on each other are one."""
     together: Record = {}
-    for event in _events(stream, troubles):
+    for event in chain.from_iterable(short_events(stream, troubles)):
         try:
-            record = _scalars_of(event)
+            step, time, values = scalars_of(event)
         except (WireError, error):
             troubles.note("events that are damaged and were left out")
             continue
-        if record is None:
+        if not values:
             continue
-        same = together.get(STEP) == record[STEP]
-        if same and not any(tag in together for tag in record if tag not in (STEP, TIME)):
-            together.update(record)
-            continue
-        if together:
-            yield together
-        together = record
+        if together.get(STEP) != step or not together.keys().isdisjoint(values):
+            if together:
+                yield together
+            together = {STEP: step}
+        if time is not None:
+            together[TIME] = time
+        together.update(values)
     if together:
         yield together
 
 
-def _events(stream: Stream, troubles: Troubles) -> Iterator[bytes]:
-    """The events up to where the file is cut off, or a length cannot be trusted."""
-    while header := stream.read(HEADER_BYTES, troubles):
-        if len(header) < HEADER_BYTES:
-            break
-        length, checksum = _HEADER.unpack(header)
-        if checksum != masked_crc(header[:8]) or length > _LONGEST:
-            troubles.note("event file that is damaged, and was read up to there")
-            return
-        event = stream.read(length, troubles)
-        ending = stream.read(_CHECKSUM.size, troubles)
-        if len(event) < length or len(ending) < _CHECKSUM.size:
-            break
-        # Pictures and histograms are long, and are nothing to us whether damaged or not.
-        if _may_have_scalars(event) and _CHECKSUM.unpack(ending)[0] != masked_crc(event):
-            troubles.note("events that are damaged and were left out")
-            continue
-        yield event
-    else:
-        return
-    troubles.note("last event that is cut off and was left out")
+def scalars_of(event: bytes) -> Scalars:
+    """What is in an event.
+
+    Most are like one before but for time, step and value, and need not be taken apart again.
+
+    Raises:
+        WireError, struct.error: when it is no event.
+    """
+    usual = _USUAL.fullmatch(event)
+    if usual is not None:
+        time, step, start, value = usual.groups()
+        tag = _tag_of(start)
+        if tag is not None:
+            return _step_of(step), _DOUBLE.unpack(time)[0], {tag: _FLOAT.unpack(value)[0]}
+    return any_scalars_of(event)
 
 
-def _may_have_scalars(event: bytes) -> bool:
-    return len(event) < 1 << 14
+@lru_cache(maxsize=64)
+def _step_of(number: bytes) -> int:
+    return varint(number, 0)[0]
 
 
-def _scalars_of(event: bytes) -> Record | None:
-    """Step, time and the scalars of an event, None when there are none in it.
+@lru_cache(maxsize=4096)
+def _tag_of(start: bytes) -> str | None:
+    """The tag, where this and any four bytes are a summary of one value, which those bytes are."""
+    value = bytes(4)
+    try:
+        match list(fields_of(start + value)):
+            case [(5, bytes(summary))]:
+                match list(fields_of(summary)):
+                    case [(1, bytes(message))] if list(fields_of(message))[-1:] == [(2, value)]:
+                        return _value(message)[0]
+    except (WireError, error):
+        pass
+    return None
+
+
+def any_scalars_of(event: bytes) -> Scalars:
+    """What is in an event, whoever wrote it.
 
     Event: wall_time = 1, step = 2, summary = 5. Summary: value = 1.
+
+    Raises:
+        WireError, struct.error: when it is none.
     """
-    if not _may_have_scalars(event):
-        return None
-    record: Record = {STEP: 0}
-    found = False
+    step, time = 0, None
+    values: dict[str, float] = {}
     for number, content in fields_of(event):
         if number == 1 and isinstance(content, bytes):
-            record[TIME] = _DOUBLE.unpack(content)[0]
+            time = _DOUBLE.unpack(content)[0]
         elif number == 2 and isinstance(content, int):
-            record[STEP] = signed(content)
+            step = signed(content)
         elif number == 5 and isinstance(content, bytes):
             for inner, value in fields_of(content):
                 if inner == 1 and isinstance(value, bytes):
                     tag, scalar = _value(value)
                     if scalar is not None:
-                        record[tag] = scalar
-                        found = True
-    return record if found else None
+                        values[tag] = scalar
+    return step, time, values
 
 
 def _value(message: bytes) -> tuple[str, float | None]:

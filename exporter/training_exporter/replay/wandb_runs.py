@@ -21,7 +21,7 @@ MAGIC = b":W&B"
 _FILE_HEADER = 7
 _BLOCK = 1 << 15
 _CHUNK = Struct("<IHB")
-_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_DAMAGE, _FULL, _FIRST, _MIDDLE, _LAST = 0, 1, 2, 3, 4
 _HISTORY = 2
 """Number of `history` in `Record`."""
 
@@ -37,7 +37,7 @@ def _history_of(message: bytes, troubles: Troubles) -> Iterator[Record]:
         for number, content in fields_of(message):
             if number == _HISTORY and isinstance(content, bytes):
                 yield _logged(content)
-    except (WireError, ValueError):
+    except (WireError, ValueError, RecursionError):
         troubles.note("records that are damaged and were left out")
 
 
@@ -59,34 +59,49 @@ def _logged(message: bytes) -> Record:
 
 def _messages(stream: Stream, troubles: Troubles) -> Iterator[bytes]:
     """The messages whose checksums are right. After a damage, those from the next block on."""
-    block = stream.read(_BLOCK, troubles)[_FILE_HEADER:]
     message = b""
-    while block:
-        for kind, data in _chunks(block, troubles):
-            if kind in (_FULL, _FIRST):
-                message = data
-            elif message:
-                message += data
-            if kind in (_FULL, _LAST) and message:
-                yield message
-                message = b""
-        block = stream.read(_BLOCK, troubles)
+    for kind, data in _chunks(stream, troubles):
+        if kind in (_FULL, _FIRST):
+            message = data
+        elif message and kind != _DAMAGE:
+            message += data
+        else:
+            message = b""
+        if kind in (_FULL, _LAST) and message:
+            yield message
+            message = b""
     if message:
         troubles.note("last record that is cut off and was left out")
 
 
-def _chunks(block: bytes, troubles: Troubles) -> Iterator[tuple[int, bytes]]:
-    place = 0
-    while place + _CHUNK.size <= len(block):
-        checksum, length, kind = _CHUNK.unpack_from(block, place)
-        if not kind and not length:
-            return  # the rest of the block is filled up
-        data = block[place + _CHUNK.size : place + _CHUNK.size + length]
-        if len(data) < length:
+def _chunks(stream: Stream, troubles: Troubles) -> Iterator[tuple[int, bytes]]:
+    """Kind and data of each chunk, as soon as it is there; a damage is one without data."""
+    left = _BLOCK - len(stream.read(_FILE_HEADER, troubles))
+    while True:
+        if left < _CHUNK.size:  # too little for a chunk, and filled up
+            stream.read(left, troubles)
+            left = _BLOCK
+        header = stream.read(_CHUNK.size, troubles)
+        if len(header) < _CHUNK.size:
+            if header:
+                troubles.note("last record that is cut off and was left out")
+            return
+        left -= _CHUNK.size
+        checksum, length, kind = _CHUNK.unpack(header)
+        nothing = not length and not kind  # the rest of the block is filled up
+        fits = length <= left and not nothing
+        size = length if fits else left
+        data = stream.read(size, troubles)
+        if len(data) < size:
             troubles.note("last record that is cut off and was left out")
             return
-        if checksum != crc32(data, crc32(bytes([kind]))) or kind > _LAST:
+        left -= size
+        if nothing:
+            continue
+        if not fits or kind > _LAST or checksum != crc32(data, crc32(bytes([kind]))):
             troubles.note("blocks of records that are damaged, and were read up to there")
-            return
+            stream.read(left, troubles)
+            left = _BLOCK
+            yield _DAMAGE, b""
+            continue
         yield kind, data
-        place += _CHUNK.size + length

@@ -25,14 +25,14 @@ def fields_of(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """
     place, end = 0, len(message)
     while place < end:
-        key, place = _varint(message, place)
+        key, place = varint(message, place)
         kind = key & 7
         if kind == VARINT:
-            value, place = _varint(message, place)
+            value, place = varint(message, place)
             yield key >> 3, value
             continue
         if kind == BYTES:
-            size, place = _varint(message, place)
+            size, place = varint(message, place)
         elif kind in _SIZES:
             size = _SIZES[kind]
         else:
@@ -43,7 +43,12 @@ def fields_of(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         place += size
 
 
-def _varint(message: bytes, place: int) -> tuple[int, int]:
+def varint(message: bytes, place: int) -> tuple[int, int]:
+    """A number from a place on, and where it ends.
+
+    Raises:
+        WireError: when it does not end.
+    """
     value = shift = 0
     try:
         while True:

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.unit.replay.logs import NAN, ROWS, SPIKE, rows, write_csv, write_json_lines
-from training_exporter.replay.backtest import STEPS, find_logs, play_all, read_labels, summaries
+from training_exporter.replay.backtest import (
+    STEPS,
+    find_logs,
+    play_all,
+    read_labels,
+    summaries,
+    table_of,
+)
 from training_exporter.replay.playing import Plan
 from training_exporter.replay.trouble import ReplayError
 
@@ -98,6 +107,16 @@ def test_logs_are_found_by_the_name_of_their_run(tmp_path: Path) -> None:
     [
         (["a spike 1 2"], "id kind first last", "must have the columns id, kind, first_row"),
         (["a spike one 2"], "id kind first_row last_row", "line 2: first and last must be whole"),
+        (
+            ["a spikee 1 2"],
+            "id kind first_row last_row",
+            "line 2: kind is one of .*spike.*'spikee'",
+        ),
+        (
+            ["a spike 1 2 sure"],
+            "id kind first_row last_row confidence",
+            "line 2: confidence is one of high, medium, low, not 'sure'",
+        ),
         ([], "id kind first_row last_row", "has no label"),
     ],
 )
@@ -109,3 +128,17 @@ def test_labels_that_are_none(tmp_path: Path, lines: list[str], header: str, mes
         read_labels(path)
     with pytest.raises(ReplayError, match="cannot read the labels"):
         read_labels(tmp_path / "none.tsv")
+
+
+def test_the_table_fits_a_narrow_terminal(logs: Path, tmp_path: Path) -> None:
+    """No number is cut off at 80 columns."""
+    labels = read_labels(write_labels(tmp_path / "labels.tsv", "bad spike 20 25"))
+    trials, _ = play_all(logs, labels, Plan())
+    (by_kind,) = summaries(trials, labels.unit).values()
+    written = StringIO()
+    Console(width=80, file=written).print(table_of("robust", by_kind, labels.unit))
+    shown = written.getvalue()
+
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "learning_rate_anomaly" in shown
+    assert "0.00/0.00" in shown

@@ -17,6 +17,8 @@ from training_exporter.replay.trouble import ReplayError
          {"loss": "train_loss_step", "learning_rate": "lr-AdamW"}),
         (["train_loss", "loss"], {"loss": "loss"}),
         (["_step", "_timestamp", "loss"], {"step": "_step", "timestamp": "_timestamp"}),
+        (["_step", "monitor/step", "monitor/loss", "monitor/loss_ema", "train/loss"],
+         {"step": "monitor/step", "loss": "monitor/loss"}),
     ],
 )  # fmt: skip
 def test_names_that_trainers_use(names: list[str], expected: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner, Result
 from tests.unit.replay.logs import NAN, ROWS, SPIKE, rows, write_csv, write_json_lines
 from training_exporter import cli
 from training_exporter.replay import command
+
+PLOTTING = "training_exporter.replay.plotting"
 
 
 def run(*arguments: str | Path, columns: int = 120) -> Result:
@@ -112,7 +115,7 @@ def test_damage_is_told_and_the_rest_is_used(log: Path) -> None:
         (["--windows", "days"], "one of steps, rows, not days"),
         (["--set", "loss_spike"], "--set must be kind.option=number"),
         (["--set", "loss_spike.factor=1.5"], "unknown option 'factor' of loss_spike; valid are"),
-        (["--set", "spike.jump=1.5"], "unknown anomaly kind 'spike'; valid are"),
+        (["--set", "spike.jump=1.5"], "this profile has no detector of 'spike'; it has"),
         (["--set", "loss_spike.jump=0.5"], "jump must be a number above 1"),
         (["--map", "loss:x"], "--map takes SIGNAL=NAME"),
         (["--map", "loss=x"], "no value is called 'x'"),
@@ -144,6 +147,60 @@ def test_a_long_log_has_a_progress_bar(log: Path, monkeypatch: pytest.MonkeyPatc
     assert json.loads(result.stdout)["rows"] == ROWS
 
 
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("run.gif", "--plot takes a file that ends in .svg, .png, .pdf, not"),
+        ("run", "--plot takes a file that ends in .svg, .png, .pdf, not"),
+        ("none/run.svg", "--plot takes a file in a folder that is there, not"),
+        ("folder.svg", "is a folder"),
+    ],
+)
+def test_a_picture_that_cannot_be_written(tmp_path: Path, file: str, message: str) -> None:
+    """Is refused before the log is looked at."""
+    (tmp_path / "folder.svg").mkdir()
+
+    result = run("replay", tmp_path / "no log", "--plot", tmp_path / file)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_picture_without_matplotlib(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says what to install; all else goes without it."""
+    for name in [name for name in sys.modules if name.startswith(PLOTTING)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+    result = run("replay", log, "--plot", log.with_name("run.svg"))
+
+    assert result.exit_code == 2
+    assert "--plot needs matplotlib: pip install 'training-exporter[plot]'" in result.stderr
+    assert run("replay", log).exit_code == 0
+
+
+def test_all_that_a_replay_can_write(log: Path, tmp_path: Path) -> None:
+    """Goes together, from one reading of the log."""
+    picture, metrics = tmp_path / "run.svg", tmp_path / "run.om"
+
+    result = run(
+        "replay", log, "--json", "--plot", picture, "--openmetrics", metrics, "--start", "1e9"
+    )  # fmt: skip
+
+    assert json.loads(result.stdout)["rows"] == ROWS
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+    assert metrics.read_text(encoding="utf-8").endswith("# EOF\n")
+
+
+@pytest.mark.parametrize("mode", ["--serve", "--follow"])
+def test_what_is_played_live_is_not_drawn(log: Path, mode: str) -> None:
+    """It has no end yet."""
+    result = run("replay", log, mode, "--plot", log.with_name("run.svg"))
+
+    assert result.exit_code == 2
+    assert "--serve and --follow go without --json, --openmetrics and --plot" in result.stderr
+
+
 def test_a_backtest(log: Path, tmp_path: Path) -> None:
     """A table for each profile, what was left out, and the options to paste."""
     labels = tmp_path / "labels.tsv"
@@ -154,7 +211,7 @@ def test_a_backtest(log: Path, tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert "1 runs, 300 rows" in words
-    assert "loss_spike 1 1.00 1.00 1.00 1.00" in words
+    assert "loss_spike 1 1.00/1.00 1.00/1.00" in words
     assert "Left out: gone" in words
     assert "TRAINING_EXPORTER_DETECTORS=loss_spike.jump=1.6" in words
 

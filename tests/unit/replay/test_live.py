@@ -63,6 +63,14 @@ def test_a_log_without_times_has_a_pace_that_is_given(exporter: TrainingExporter
     assert exporter.snapshot.evaluations["wiki"].loss == 2.0
 
 
+def test_an_evaluation_has_its_other_results_too(exporter: TrainingExporter) -> None:
+    """Their values are series on the page, as those of a live run are."""
+    waits(exporter, StepSignals(1, 0.0, 1.0), Evaluation(1, 0.0, "wiki", 2.0, {"accuracy": 0.5}))
+
+    evaluation = exporter.snapshot.evaluations["wiki"]
+    assert (evaluation.loss, evaluation.metrics) == (2.0, {"accuracy": 0.5})
+
+
 def test_the_command_serves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is still there once the run is over, until Ctrl-C."""
     log = write_csv(tmp_path / "log.csv", rows())
@@ -105,8 +113,11 @@ def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_command_follows_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there is judged at once, and what comes is waited for until Ctrl-C."""
+    """What is there is judged at once, and what comes is waited for until Ctrl-C; what was wrong is
+    told at the end."""
     log = write_csv(tmp_path / "log.csv", rows())
+    with log.open("a") as file:
+        file.write("no row\n")
     seen: list[TrainingExporter] = []
     start = TrainingExporter.start
 
@@ -123,7 +134,7 @@ def test_the_command_follows_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = run("replay", log, "--follow", "--port", "0", "--row-seconds", "9999")
 
     assert result.exit_code == 0, result.output
-    assert "Stopped." in result.output
+    assert "Stopped.\nNote: 1 rows with other than 4 columns" in result.output
     (exporter,) = seen
     assert exporter.snapshot.totals.steps == ROWS - 1
     assert exporter.status.state == catalog.STOPPED

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -190,52 +189,3 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
 
     assert 0 < told[0] < told[-1]
     assert told[-1] == path.stat().st_size
-
-
-def following(path: Path, *parts: bytes) -> Playback:
-    """Follows a file to which one part is added whenever its end is reached."""
-    rest = list(parts)
-
-    def wait() -> bool:
-        if not rest:
-            return False
-        with path.open("ab") as file:
-            file.write(rest.pop(0))
-        return True
-
-    playback = Playback(path, Plan(), wait)
-    playback.play()
-    return playback
-
-
-@pytest.mark.parametrize("name", ["CSV", "JSON lines", "TensorBoard events"])
-def test_a_log_is_followed_while_it_is_written(tmp_path: Path, name: str) -> None:
-    """Wherever what was written so far ends, also within a number."""
-    path = WRITERS[name](tmp_path / "log", rows())
-    whole = path.read_bytes()
-    cuts = [0, 5000, 5003, 5016, 9999, len(whole)]
-    parts = [whole[start:end] for start, end in pairwise(cuts)]
-    path.write_bytes(parts.pop(0))
-
-    playback = following(path, *parts)
-
-    assert playback.course.rows == ROWS
-    assert playback.troubles.lines() == []
-    found = [(each.begun.kind, each.begun.step) for each in playback.judges[0].episodes]
-    assert found == [("loss_spike", SPIKE), ("non_finite", NAN)]
-
-
-def test_the_first_row_is_waited_for(tmp_path: Path) -> None:
-    """A log that has but its header so far is no error."""
-    path = tmp_path / "log.csv"
-    path.write_text("step,loss\n")
-
-    assert following(path, b"1,2", b".5\n2,2.0\n").course.rows == 2
-
-
-def test_what_is_written_anew_cannot_be_followed(tmp_path: Path) -> None:
-    """A Trainer's state is another file with each checkpoint."""
-    path = write_trainer_state(tmp_path / "trainer_state.json", rows())
-
-    with pytest.raises(ReplayError, match="can be followed"):
-        following(path)

@@ -29,6 +29,16 @@ def test_a_row_is_a_step() -> None:
     assert troubles == []
 
 
+def test_a_clip_threshold_that_is_logged() -> None:
+    """Goes before the one that the user says, which stands in where a row has none."""
+    found, _ = events(
+        {"step": 1, "loss": 2.0, "clip_threshold": 0.5}, {"step": 2, "loss": 1.0},
+        clip_threshold=1.0,
+    )  # fmt: skip
+
+    assert [each.clip_threshold for each in found if isinstance(each, StepSignals)] == [0.5, 1.0]
+
+
 def test_what_is_logged_one_by_one_is_one_step() -> None:
     """Lightning writes a row for the rate, one for the loss and one for the evaluation."""
     found, _ = events(

@@ -10,7 +10,8 @@ import pytest
 
 from tests.unit.replay.logs import read, rows, write_csv, write_json_lines, write_trainer_state
 from training_exporter.replay import text_logs
-from training_exporter.replay.text_logs import csv_rows, json_lines, trainer_state
+from training_exporter.replay.csv_logs import csv_rows
+from training_exporter.replay.text_logs import json_lines, trainer_state
 
 
 def test_json_lines_with_nan(tmp_path: Path) -> None:
@@ -39,33 +40,6 @@ def test_damaged_json_lines_are_left_out_and_told(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
-def test_csv_knows_its_delimiter(tmp_path: Path, delimiter: str) -> None:
-    """Empty cells are not there, as in the rows that Lightning writes for evaluations."""
-    path = tmp_path / "metrics.csv"
-    lines = [["\ufeffstep", "loss", "val_loss"], ["1", "2.5", ""], ["1", "", "2.7"]]
-    path.write_text("".join(delimiter.join(line) + "\n" for line in lines), encoding="utf-8")
-
-    records, troubles = read(csv_rows, path)
-
-    assert records == [{"step": "1", "loss": "2.5"}, {"step": "1", "val_loss": "2.7"}]
-    assert troubles == []
-
-
-def test_damaged_rows_are_left_out_and_told(tmp_path: Path) -> None:
-    """A last line that does not end may lack digits of its last number."""
-    path = tmp_path / "metrics.csv"
-    path.write_bytes(b"step,loss\n1,2\n2\n\0\0,3\n4,5\n6,0.12")
-
-    records, troubles = read(csv_rows, path)
-
-    assert [record["step"] for record in records] == ["1", "4"]
-    assert len(troubles) == 3
-    assert "2 columns" in troubles[0]
-    assert "zero bytes" in troubles[1]
-    assert "does not end" in troubles[2]
-
-
 def test_an_archive_that_is_cut_off(tmp_path: Path) -> None:
     """Is read up to there."""
     whole = write_csv(tmp_path / "whole.csv", rows()).read_bytes()
@@ -77,6 +51,23 @@ def test_an_archive_that_is_cut_off(tmp_path: Path) -> None:
 
     assert 50 < len(records) < 300
     assert any("cut off" in line for line in troubles)
+
+
+@pytest.mark.parametrize(
+    ("line", "record"),
+    [
+        ('{"train": {"loss": 1.2}, "step": 3}', {"train.loss": 1.2, "step": 3}),
+        ('{"a": {"b": {"c": {"d": {}}}}}', {"a.b.c.d": {}}),
+        ('{"a": {"b": {"c": {"d": {"e": 1}}}}}', {"a.b.c.d": {"e": 1}}),
+        ('{"a": {}, "note": "{", "list": [{"b": 1}]}', {"note": "{", "list": [{"b": 1}]}),
+    ],
+)
+def test_nested_values(tmp_path: Path, line: str, record: dict[str, object]) -> None:
+    """Their names are joined by dots, so deep as anybody means it."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(line + "\n")
+
+    assert read(json_lines, path) == ([record], [])
 
 
 @pytest.mark.parametrize("chunk", [64, 1000, 1 << 20])
