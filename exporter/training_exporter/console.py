@@ -10,16 +10,25 @@ LOGGER_NAME = "training_exporter"
 
 
 class FallbackHandler(logging.Handler):
-    """Prints records, with the exporter's name and on lines of their own, while nobody else does.
+    """Prints records, with time, the exporter's name and level, and on lines of their own, while
+    nobody else does.
 
-    Python's own last resort prints a warning without saying who warns, and behind whatever
+    Python's own last resort prints a warning without saying who warns or when, and behind whatever
     progress bar is on the line, and prints no address at all.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(
+            logging.Formatter(
+                "%(asctime)s training-exporter %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S"
+            )
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         others = [*logging.getLogger(LOGGER_NAME).handlers, *logging.getLogger().handlers]
         if others == [self]:
-            sys.stderr.write(f"\ntraining-exporter: {self.format(record)}\n")
+            sys.stderr.write(f"\n{self.format(record)}\n")
 
 
 def install_fallback() -> None:

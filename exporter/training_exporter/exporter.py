@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize
 
 from training_exporter import catalog
-from training_exporter.config import DetectorOptions, ExporterConfig
+from training_exporter.config import DETECTORS_VARIABLE, DetectorOptions, ExporterConfig
 from training_exporter.console import install_fallback
 from training_exporter.detectors import build_detectors
 from training_exporter.detectors.base import Detector
@@ -70,13 +70,20 @@ class TrainingExporter(RunWatch):
         **settings: Any,
     ) -> None:
         install_fallback()
+        if isinstance(detectors, str):
+            raise ValueError(
+                "detectors must be a mapping such as {'loss_spike': {'jump': 2}} or a list of "
+                f"detectors; a text such as {detectors!r} is for {DETECTORS_VARIABLE}"
+            )
         if isinstance(detectors, Mapping):
             settings["detectors"], detectors = detectors, None
         if config is not None and settings:
             raise TypeError(f"give either config or settings, not both: {', '.join(settings)}")
+        by_variable = config is None and "detectors" not in settings
+        source = DETECTORS_VARIABLE if by_variable else "detectors"
         config = config or ExporterConfig.from_environ(os.environ, **settings)
         if detectors is None:
-            detectors = build_detectors(config.profile, config.detectors)
+            detectors = _configured_detectors(config, source)
         super().__init__(config, detectors, clock, sinks)
         self._gpus = _gpu_sampler(self.config, self._board, self.health)
         self._board.gpus = self._gpus.source
@@ -282,6 +289,14 @@ class TrainingExporter(RunWatch):
         trainer.add_callback(callback)
         callback.attach(trainer)
         return callback
+
+
+def _configured_detectors(config: ExporterConfig, source: str) -> list[Detector]:
+    """The detectors of the settings; an error names where their options came from."""
+    try:
+        return build_detectors(config.profile, config.detectors)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
 
 
 def _gpu_sampler(config: ExporterConfig, board: StatusBoard, health: ExporterHealth) -> GpuSampler:

@@ -90,7 +90,11 @@ class Serving:
                 self._listen()
             except OSError as error:
                 if self._boundary.health.count_error(catalog.WEB_ERROR) == 1:
-                    logger.warning("training goes on without its metrics being served: %s", error)
+                    logger.warning(
+                        "training goes on without its metrics being served: %s; see the settings "
+                        "address, port and port_tries",
+                        error.strerror or error,
+                    )
 
     def _expect_end(self) -> None:
         """Have a black box or sinks be told when the process ends."""

@@ -18,7 +18,7 @@ def number(value: float | None, digits: int = 4) -> str:
         return "NaN"
     if not isfinite(value):
         return "+Inf" if value == inf else f"{_MINUS}Inf"
-    text = f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
+    text = f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:,.{digits}g}"
     mantissa, e, exponent = text.partition("e")
     return (f"{mantissa}e{int(exponent)}" if e else text).replace("-", _MINUS)
 

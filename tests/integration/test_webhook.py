@@ -82,7 +82,10 @@ def test_what_is_refused_is_not_tried_again(
 
     assert chat.refused == ["404 no_service"]
     assert exporter.health.errors["sink"] == 1
-    assert "the sink slack raised and is asked no more" in logs.text
+    assert (
+        "the sink slack is switched off, as it raised RefusedError: the server refused: HTTP"
+        in logs.text
+    )
     assert "HTTP 404: no_service" in logs.text
     assert "secret" not in logs.text
 

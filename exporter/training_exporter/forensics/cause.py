@@ -151,6 +151,18 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "not_looked_at",
+        "not known, as neither the batch nor the weights could be looked at",
+        step_rules.not_looked_at,
+        (
+            "In a loop of your own call `exporter.watch_model(model)` once and hand the batch on:"
+            " `exporter.step(loss=loss, inputs=batch)`.",
+            "Check whether the weights are finite: `all(p.isfinite().all() for p in"
+            " model.parameters())`.",
+            "Look in the loss for `log`, `/`, `sqrt`, `norm` and `softmax` of masked rows.",
+        ),
+    ),
+    Rule(
         "loss_function",
         "a division by zero, a log or a root of zero in the forward pass or in the loss",
         step_rules.loss_function,

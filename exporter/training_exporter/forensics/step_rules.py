@@ -76,9 +76,16 @@ def half_precision(report: Report) -> str | None:
     )
 
 
+def not_looked_at(report: Report) -> str | None:
+    """The loss is broken, and neither the batch nor the weights are known."""
+    if not broken(report.loss) or _explained(report) or _looked_at(report):
+        return None
+    return f"the loss is {shown(report.loss)}, and no more than the numbers of the steps was seen"
+
+
 def loss_function(report: Report) -> str | None:
     """The loss is broken, and nothing known of the batch or the steps before explains it."""
-    if not broken(report.loss) or _explained(report):
+    if not broken(report.loss) or _explained(report) or not _looked_at(report):
         return None
     batch = "could not be looked at" if report.inputs is None else "is finite"
     before = "no step came before" if is_first(report) else "the steps before were as usual"
@@ -92,6 +99,10 @@ def backward(report: Report) -> str | None:
     if report.loss_scale is not None or _explained(report):
         return None
     return f"the loss is {shown(report.loss)}, and the gradient norm is {shown(report.grad_norm)}"
+
+
+def _looked_at(report: Report) -> bool:
+    return report.inputs is not None or report.parameters is not None
 
 
 def _explained(report: Report) -> bool:

@@ -110,7 +110,10 @@ class NanReports:
 
     def _announce(self, written: _Writing) -> None:
         report, path = written.report, written.path
-        if written.error is not None:
+        if isinstance(written.error, OSError):
+            self._taker.boundary.health.count_error(STEP_ERROR)
+            logger.warning("the report on a NaN could not be written: %s", written.error)
+        elif written.error is not None:
             self._taker.boundary.report(STEP_ERROR, written.error)
         alarming = likely_causes(report)[0].name != _HARMLESS
         known_path = None if path is None else str(path)

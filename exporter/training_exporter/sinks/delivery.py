@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from training_exporter._version import __version__
-from training_exporter.sinks.sink import SinkTrouble
+from training_exporter.sinks.sink import SinkClosed, SinkTrouble
 
 REQUEST_SECONDS: Final = 5.0
 BACK_OFF: Final = (1.0, 4.0, 15.0)
@@ -25,7 +25,7 @@ _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
 
 
-class RefusedError(Exception):
+class RefusedError(SinkClosed):
     """The server does not want such a message, and will not want it later."""
 
 

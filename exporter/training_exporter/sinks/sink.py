@@ -44,13 +44,17 @@ class SinkTrouble(Exception):  # noqa: N818 - it is the sink that has trouble, n
     """Raised by a sink that could not deliver something this time, and may the next time."""
 
 
+class SinkClosed(Exception):  # noqa: N818 - as above
+    """Raised by a sink that can deliver nothing any more; its text is logged, and no traceback."""
+
+
 class Sink:
     """Somewhere else that a run is told of. A method that does nothing may be left out.
 
     All methods are called on one thread, which is the sink's own, so they may take their time: what
     comes meanwhile waits for them, and steps that find no room are dropped and counted in
     `training_exporter_sink_dropped_total`. Of what a method raises the first is logged and all are
-    counted in `training_exporter_errors_total`; a sink that raises is asked no more, unless it was
+    counted in `training_exporter_errors_total`; a sink that raises is switched off, unless it was
     SinkTrouble. It is of rank 0 alone.
 
     Attributes:

@@ -16,7 +16,7 @@ from training_exporter.layers.histograms import RawHistograms
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import StepSignals
 from training_exporter.sinks.points import points_of
-from training_exporter.sinks.sink import RunInfo, Sink, SinkTrouble
+from training_exporter.sinks.sink import RunInfo, Sink, SinkClosed, SinkTrouble
 from training_exporter.snapshot import Anomaly
 from training_exporter.summary.making import RunSummary
 
@@ -45,7 +45,7 @@ class Worker:
 
     Attributes:
         dropped: steps and more that found no room.
-        retired: whether the sink raised what it should not, and is asked no more.
+        retired: whether the sink raised what it should not, and is switched off.
     """
 
     def __init__(
@@ -194,10 +194,13 @@ class Worker:
         """The first trouble, and the end."""
         if self.retired:
             self._waiting.clear()
+            expected = isinstance(error, SinkClosed)
             logger.error(
-                "the sink %s raised and is asked no more; the training is not affected",
+                "the sink %s is switched off, as it raised %s: %s; the training is not affected",
                 self.sink.name,
-                exc_info=error,
+                type(error).__name__,
+                error,
+                exc_info=None if expected else error,
             )
         elif not self._trouble_logged:
             self._trouble_logged = True

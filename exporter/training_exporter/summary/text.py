@@ -15,6 +15,8 @@ MOST_STEPS: Final = 8
 
 _NEXT_TO_NOTHING: Final = 0.0005
 _SMALL_PERCENT: Final = 10.0
+_SHORT_RUN_SECONDS: Final = 60.0
+"""Of a shorter run, what comes once, such as opening files, would pass for the cost of a step."""
 _SIGNALS: Final = {LOSS: "loss", GRAD_NORM: "gradient norm"}
 
 _PLAIN: Final = str.maketrans(
@@ -126,5 +128,8 @@ def _memory(summary: RunSummary) -> str:
 def _overhead(summary: RunSummary) -> str:
     if summary.overhead_ratio is None:
         return ""
+    spent = duration(summary.overhead_ratio * summary.total_seconds)
+    if summary.total_seconds < _SHORT_RUN_SECONDS:
+        return spent
     percent = 100 * summary.overhead_ratio
-    return f"{percent:{'.2g' if percent < _SMALL_PERCENT else '.0f'}} % of the time"
+    return f"{spent}, {percent:{'.2g' if percent < _SMALL_PERCENT else '.0f'}} % of the time"

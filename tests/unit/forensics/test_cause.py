@@ -44,6 +44,10 @@ SCENES: dict[str, tuple[Report, str]] = {
     "explosion": (report(*RISING), "the gradient norm rose from about 1 to 40"),
     "half_precision": (report(loss_scale=1024.0), "the loss is NaN in fp16"),
     "first_step": (report(history=0), "the loss is NaN at step 100, with no finite one before it"),
+    "not_looked_at": (
+        report(findings=Findings()),
+        "the loss is NaN, and no more than the numbers of the steps was seen",
+    ),
     "loss_function": (report(), "the loss is NaN, the batch is finite, and the steps before"),
     "backward": (report(loss=2.0), "the loss is 2, and the gradient norm is NaN"),
 }
@@ -82,8 +86,8 @@ def test_what_was_seen_in_the_batch_goes_before_what_the_steps_suggest() -> None
 
 
 def test_a_batch_that_was_gone_is_not_called_finite() -> None:
-    """The loss function is still the best guess, and the reason says what is not known."""
-    (cause,) = likely_causes(report(findings=Findings()))
+    """With sound weights the loss function is the best guess; the reason says what is not known."""
+    (cause,) = likely_causes(report(findings=Findings(parameters=CLEAN)))
     assert cause.name == "loss_function"
     assert "the batch could not be looked at" in cause.because
 

@@ -32,7 +32,7 @@ def test_the_block_of_a_log() -> None:
         "  anomalies        loss_spike 2 (at step 30, 900)",
         "  clipped          25.0 % of steps",
         "  peak memory      3.00 GiB on cuda:0",
-        "  this exporter    0.5 % of the time",
+        "  this exporter    500 ms, 0.5 % of the time",
     ]
 
 
