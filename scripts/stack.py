@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo with Prometheus and Alertmanager beside it, on this machine, until Ctrl-C.
 
-    python -m scripts.stack [--port PORT] [options of `training-exporter demo`]
+    python -m scripts.stack [--port PORT] [--linger SECONDS] [options of `training-exporter demo`]
 
-Nothing is left when it ends: no process, no file, no port in use.
+The end of the run is not the end, unless --linger says so. Nothing is left when all has ended: no
+process, no port in use, and no file but reports on a NaN.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from math import inf, isinf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
+from typing import NamedTuple
 
 from scripts.alertmanager_config import SECRET_FILES, ConfigError
 from scripts.monitoring import (
@@ -27,8 +30,10 @@ from scripts.monitoring import (
     start_monitoring,
 )
 from scripts.processes import POLL_SECONDS, Child, ChildDiedError, Children, answers, free_port
+from training_exporter.demo.shell import folder_for_reports
 
 EXPORTER_PORT = 10400
+REPORTS_FOLDER = "TRAINING_EXPORTER_FORENSICS_DIR"
 USAGE_ERROR = 2
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -37,12 +42,14 @@ Exporter       {exporter}
 Alerts         {alerts_page}
 Alertmanager   {alertmanager}  (no page there? amtool alert --alertmanager.url={alertmanager})
 Messages       {messages}
-Stop           Ctrl-C
+Stop           {stop}
 
 The demo says below at which step it causes what. Some seconds later Prometheus has the alert, and
 so has Alertmanager; that the run has started is the first. What comes of each fault:
 {alerts}
 """
+
+WHEN_STAYING = "; when the run is over, all of this stays until then"
 
 ALERTS = {
     "nan": "TrainingLossNaN, which silences spikes of this run for five minutes",
@@ -57,17 +64,18 @@ ALERTS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    port, demo_options = parsed(arguments)
+    options = parsed(arguments)
     ended = Event()  # and no exception, so that nothing interrupts the end
     for number in ENDING_SIGNALS:
         signal.signal(number, lambda *_: ended.set())
     try:
         programs = find_programs()
         with (
+            folder_for_reports() as reports,
             TemporaryDirectory(prefix="training-exporter-stack-") as folder,
             Children() as children,
         ):
-            return run(children, Path(folder), programs, port, demo_options, ended)
+            return run(children, Folders(Path(folder), reports), programs, options, ended)
     except (MissingProgramError, ConfigError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -76,8 +84,28 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
-def parsed(arguments: Sequence[str]) -> tuple[int, list[str]]:
-    """The port for the exporter, and the options that are the demo's."""
+class Options(NamedTuple):
+    """What was asked for.
+
+    Attributes:
+        port: of the exporter.
+        linger: seconds from the end of the run to that of the stack, infinity is until Ctrl-C.
+        of_demo: options that are the demo's.
+    """
+
+    port: int
+    linger: float
+    of_demo: Sequence[str]
+
+
+class Folders(NamedTuple):
+    """Where files go: those that end with the stack, and reports, which the demo tells to read."""
+
+    temporary: Path
+    reports: Path
+
+
+def parsed(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="make stack ARGS=...",
         description="The demo with Prometheus and Alertmanager beside it, until Ctrl-C.",
@@ -87,18 +115,26 @@ def parsed(arguments: Sequence[str]) -> tuple[int, list[str]]:
     parser.add_argument(
         "--port", type=int, default=EXPORTER_PORT, help="of the exporter (default: %(default)s)"
     )
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=inf,
+        metavar="SECONDS",
+        help="until all ends after the run has ended (default: %(default)s, until Ctrl-C)",
+    )
     known, others = parser.parse_known_args(arguments)
     if not 0 <= known.port <= 65535:
         parser.error(f"--port is 0 to 65535, not {known.port}")
-    return known.port, others
+    if not known.linger >= 0:
+        parser.error(f"--linger is 0 or more seconds, not {known.linger:g}")
+    return Options(known.port, known.linger, others)
 
 
 def run(
     children: Children,
-    folder: Path,
+    folders: Folders,
     programs: Programs,
-    port: int,
-    demo_options: Sequence[str],
+    options: Options,
     ended: Event,
 ) -> int:
     """Start all, say where they are, and watch over them; returns the exit code.
@@ -106,10 +142,10 @@ def run(
     Raises:
         ChildDiedError: Prometheus or Alertmanager did.
     """
-    exporter_port = free_port(port)
+    exporter_port = free_port(options.port)
     monitoring = start_monitoring(
         children,
-        folder,
+        folders.temporary,
         programs,
         [f"127.0.0.1:{exporter_port}"],
         os.environ,
@@ -118,16 +154,16 @@ def run(
     )
     if ended.is_set():
         return 0
-    say_where(monitoring, exporter_port, port)
-    demo = start_demo(children, folder, exporter_port, demo_options)
-    return watch(demo, monitoring, ended)
+    say_where(monitoring, exporter_port, options)
+    demo = start_demo(children, folders, exporter_port, options)
+    return watch(demo, monitoring, ended, stays=isinf(options.linger))
 
 
-def say_where(monitoring: Monitoring, exporter_port: int, wanted_port: int) -> None:
+def say_where(monitoring: Monitoring, exporter_port: int, options: Options) -> None:
     """The addresses, and which of them are not the usual ones."""
     exporter = f"http://localhost:{exporter_port}"
     wanted = {
-        wanted_port: exporter,
+        options.port: exporter,
         USUAL_PORTS.prometheus: monitoring.prometheus.url,
         USUAL_PORTS.alertmanager: monitoring.alertmanager.url,
     }
@@ -139,6 +175,7 @@ def say_where(monitoring: Monitoring, exporter_port: int, wanted_port: int) -> N
             exporter=exporter,
             alerts_page=alerts_page(monitoring.prometheus.url),
             alertmanager=monitoring.alertmanager.url,
+            stop=f"Ctrl-C{WHEN_STAYING if isinf(options.linger) else ''}",
             messages=" and ".join(monitoring.messages_to)
             or f"nowhere: {' and '.join(SECRET_FILES)} are not set",
             alerts="\n".join(f"  {fault:10} {heard}" for fault, heard in ALERTS.items()),
@@ -153,20 +190,25 @@ def alerts_page(prometheus: str) -> str:
     return next(filter(answers, pages), f"{prometheus}/api/v1/alerts")
 
 
-def start_demo(children: Children, folder: Path, port: int, options: Sequence[str]) -> Child:
+def start_demo(children: Children, folders: Folders, port: int, options: Options) -> Child:
     """The real demo, at the terminal, reachable from this machine only."""
     program = Path(sys.executable).with_name("training-exporter")
     # PyTorch leaves a folder of its own in the one for temporary files.
-    own = {"TRAINING_EXPORTER_ADDRESS": "127.0.0.1", "TMPDIR": str(folder)}
-    command: list[str | Path] = [program, "demo", *options, "--port", str(port)]
-    return children.start("The demo", command, None, {**os.environ, **own})
+    own = {"TRAINING_EXPORTER_ADDRESS": "127.0.0.1", "TMPDIR": str(folders.temporary)}
+    environment = {REPORTS_FOLDER: str(folders.reports), **os.environ, **own}
+    ours = ("--port", str(port), "--linger", str(options.linger))
+    command: list[str | Path] = [program, "demo", *options.of_demo, *ours]
+    return children.start("The demo", command, None, environment)
 
 
-def watch(demo: Child, monitoring: Monitoring, ended: Event) -> int:
+def watch(demo: Child, monitoring: Monitoring, ended: Event, *, stays: bool) -> int:
     """Wait for the signal to end.
 
-    The end of the demo is no reason: whether it completed, crashed or was killed, somebody wants to
-    see what the alerts make of that.
+    If it is to stay, the end of the demo is no reason: killed, say, somebody wants to see what the
+    alerts make of that.
+
+    Returns:
+        0 after the signal, else the exit code of the demo.
 
     Raises:
         ChildDiedError: Prometheus or Alertmanager did.
@@ -176,8 +218,8 @@ def watch(demo: Child, monitoring: Monitoring, ended: Event) -> int:
         for child, _ in (monitoring.prometheus, monitoring.alertmanager):
             if child.code is not None:
                 raise child.died()
-        if demo.code == USAGE_ERROR:
-            return USAGE_ERROR
+        if demo.code is not None and (demo.code == USAGE_ERROR or not stays):
+            return demo.code
         if demo.code is not None and not over:
             over = True
             print(

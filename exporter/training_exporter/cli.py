@@ -10,10 +10,11 @@ from time import time
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markdown import Markdown
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from training_exporter import reference
 from training_exporter._version import __version__
@@ -27,6 +28,7 @@ from training_exporter.demo.plan import (
     DemoError,
     DemoPlan,
     Fault,
+    default_faults,
     parse_faults,
 )
 from training_exporter.forensics.jsonform import ReportError
@@ -38,6 +40,7 @@ from training_exporter.replay.command import backtest, replay
 from training_exporter.terminal import USAGE_ERROR, fail, say_error
 
 DEFAULT_STEPS = 3000
+MEANING_INDENT = 4
 DEMO_NEEDS = ("torch", "transformers", "accelerate")
 
 DEMO_HELP = f"""\
@@ -100,17 +103,20 @@ def demo(
         int, typer.Option(min=0, help="Steps between evaluations; 0 is none.")
     ] = 100,
     linger: Annotated[
-        float, typer.Option(min=0, help="Seconds to go on serving after the end.")
+        float,
+        typer.Option(min=0, help="Seconds to go on serving after the end; inf is until Ctrl-C."),
     ] = 0,
     fake_gpus: Annotated[
         int,
         typer.Option(min=0, max=MAX_FAKE_GPUS, help="GPUs to pretend; 0 is none."),
     ] = 0,
 ) -> None:
+    faults, left_out = _faults(fault or [], healthy, steps)
     plan = DemoPlan(
         steps=steps,
         seed=seed,
-        faults=_faults(fault or [], healthy, steps),
+        faults=faults,
+        left_out=left_out,
         run=run,
         port=port,
         eval_every=eval_every,
@@ -121,16 +127,17 @@ def demo(
     raise typer.Exit(_run(plan))
 
 
-def _faults(texts: list[str], healthy: bool, steps: int) -> tuple[Fault, ...]:
+def _faults(
+    texts: list[str], healthy: bool, steps: int
+) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:
+    """The faults to cause, and those of the default ones that the run is too short for."""
     if healthy and texts:
         fail("a healthy run has no faults: give either --healthy or --fault")
     try:
         chosen = parse_faults(texts, steps=steps)
     except ValueError as error:
         fail(str(error))
-    if chosen or healthy:
-        return chosen
-    return tuple(fault for fault in DEFAULT_FAULTS if fault.step <= steps)
+    return (chosen, ()) if chosen or healthy else default_faults(steps)
 
 
 def _require(*modules: str) -> None:
@@ -158,13 +165,18 @@ def metrics(
         bool, typer.Option("--markdown", help="As Markdown, like docs/metrics.md.")
     ] = False,
 ) -> None:
-    """List every metric: its name, type, labels and meaning."""
+    """List every metric: its name, type, labels and meaning.
+
+    Into a pipe or a file, each metric is one line, with tabs between the four.
+    """
+    console = Console()
     if markdown:
         typer.echo(reference.metrics_markdown(), nl=False)
-        return
-    console = Console()
-    for section, entries in reference.sections().items():
-        console.print(_metrics_table(section, entries))
+    elif console.is_terminal:
+        for section, entries in reference.sections().items():
+            console.print(_metrics_of(section, entries))
+    else:
+        typer.echo("\n".join(reference.metrics_lines()))
 
 
 @app.command()
@@ -239,12 +251,13 @@ def _show_box(path: Path, steps: int) -> bool:
     return True
 
 
-def _metrics_table(section: str, entries: Iterable[Metric]) -> Table:
-    # Type and labels go below the name: four columns are too many for 80 characters.
-    table = Table(title=section, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("Name, type, labels", style="cyan", no_wrap=True)
-    table.add_column("Meaning")
+def _metrics_of(section: str, entries: Iterable[Metric]) -> RenderableType:
+    # No table: beside the longest names a column has no room in 80 characters.
+    parts: list[RenderableType] = [Text(section, style="bold")]
     for metric in entries:
         labels = f" by {', '.join(metric.labels)}" if metric.labels else ""
-        table.add_row(f"{metric.name}\n  [dim]{metric.kind}{labels}[/]", metric.help)
-    return table
+        first = Table.grid(padding=(0, 2))  # so that many labels are wrapped below each other
+        first.add_row(Text(metric.name, style="cyan"), Text(f"{metric.kind}{labels}", style="dim"))
+        parts.append(first)
+        parts.append(Padding(Text(metric.help), (0, 0, 0, MEANING_INDENT)))
+    return Group(*parts, "")

@@ -28,6 +28,7 @@ _TEXTS = {
     "sd_dir": "folder",
     "sd_address": "host name or address",
     "blackbox_dir": "folder",
+    "summary_dir": "folder",
     "pushgateway": "address such as http://localhost:9091",
 }
 
@@ -88,6 +89,8 @@ class ExporterConfig:
             this host where that is all interfaces.
         blackbox_dir: folder of the black box, a small file that outlives a killed process and holds
             its last steps and counters; on a local disk. None writes none. See docs/restarts.md.
+        summary_dir: folder of the run's summary, `training_exporter_summary.json`. None is the
+            Trainer's output folder; a loop of your own then writes none.
         resume_state: save averages and detectors beside each checkpoint of the Trainer, and go on
             with them when a run resumes.
         pushgateway: address of a Pushgateway that gets the page at the start and at the end, for
@@ -128,6 +131,7 @@ class ExporterConfig:
     sd_dir: str | None = None
     sd_address: str | None = None
     blackbox_dir: str | None = None
+    summary_dir: str | None = None
     resume_state: bool = True
     pushgateway: str | None = None
     pushgateway_cleanup: bool = True
@@ -185,14 +189,24 @@ class ExporterConfig:
         variables = {name: f"{ENV_PREFIX}{name.upper()}" for name in _READERS}
         for variable in environ:
             if variable.startswith(ENV_PREFIX) and variable not in variables.values():
-                known = ", ".join(sorted(variables.values()))
-                logger.warning("unknown variable %s; known are %s", variable, known)
+                logger.warning("unknown variable %s; %s", variable, _meant(variable, variables))
         for name, variable in variables.items():
             text = environ.get(variable)
             if text and name not in settings:  # an empty one is how compose files say "not set"
                 settings[name] = _read(variable, name, text)
                 _check(cls, name, settings[name], variable)
         return cls(**settings)
+
+
+def _meant(variable: str, variables: Mapping[str, str]) -> str:
+    """What somebody may have wanted to write."""
+    from difflib import get_close_matches  # next to never needed
+
+    wanted = variable.removeprefix(ENV_PREFIX).lower()
+    close = get_close_matches(wanted, variables, n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {variables[close[0]]}?"
+    return f"known are {', '.join(sorted(variables.values()))}"
 
 
 def _check(config: type[ExporterConfig], name: str, value: Any, variable: str) -> None:
@@ -292,6 +306,7 @@ _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "sd_dir": (str, "a folder"),
     "sd_address": (str, "a host name or address"),
     "blackbox_dir": (str, "a folder"),
+    "summary_dir": (str, "a folder"),
     "resume_state": (_flag, "1, true, yes, 0, false or no"),
     "pushgateway": (str, "an address such as http://localhost:9091"),
     "pushgateway_cleanup": (_flag, "1, true, yes, 0, false or no"),

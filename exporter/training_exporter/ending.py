@@ -47,7 +47,8 @@ class Ending:
         self._told: tuple[object, ...] | None = None
 
     def write_below(self, folder: str | None) -> None:
-        """Where the run's own output goes; an empty folder is the working directory."""
+        """Where the run's own output goes, unless that is known; an empty folder is the working
+        directory."""
         if self.folder is None and folder is not None:
             self.folder = Path(folder)
 

@@ -54,6 +54,13 @@ def metrics_markdown(catalog: Mapping[str, Metric] = CATALOG) -> str:
     return "".join(parts)
 
 
+def metrics_lines(catalog: Mapping[str, Metric] = CATALOG) -> Iterator[str]:
+    """A line for each metric: name, type, labels and meaning with tabs between, for programs."""
+    for metrics in sections(catalog).values():
+        for metric in metrics:
+            yield "\t".join((metric.name, metric.kind, ",".join(metric.labels), metric.help))
+
+
 def _table(metrics: Iterable[Metric]) -> Iterator[str]:
     yield "| Name | Type | Labels | Meaning |"
     yield "|---|---|---|---|"

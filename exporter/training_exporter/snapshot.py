@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
+from math import isfinite, isnan
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class Anomaly(NamedTuple):
     @property
     def in_words(self) -> str:
         """What it means, and the two numbers that say so, where there are such."""
-        if not isfinite(self.threshold):
+        if not isfinite(self.threshold) or isnan(self.value) or self.value == self.threshold:
             return meaning(self.kind)
         numbers = f"value {self.value:.6g}, threshold {self.threshold:.6g}"
         return f"{meaning(self.kind)} ({numbers})"

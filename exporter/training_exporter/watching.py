@@ -88,6 +88,7 @@ class RunWatch:
         self._sinks = SinkFeed(sinks, self._board, self.monitor, self.health) if sinks else None
         self._announcer = Announcer(self.monitor, self._sinks)
         self.ending = Ending(self._board, self.monitor, self.boundary, self._sinks)
+        self.ending.write_below(config.summary_dir)
         self._board.after_end = self.ending.tell
 
     # What there is to see

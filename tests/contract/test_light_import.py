@@ -9,7 +9,8 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "pynvml", "numpy", "rich", "typer", "waitress")
-MOST_SECONDS = 0.1
+MOST_ADDITIONS = 2_000_000
+"""Of whole numbers in a loop, which take 0.1 s on a usual machine that does nothing else."""
 
 
 def python(code: str) -> str:
@@ -26,14 +27,20 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_import_is_quick() -> None:
-    """Best of several, in fresh interpreters, and in processor time, since the machine may be
-    busy."""
-    code = (
-        "from time import process_time as now; start = now(); import training_exporter;"
-        "print(now() - start)"
-    )
+    """Quicker than a loop in the same interpreter: machines that are slow or busy are so for both.
+    Best of several, in processor time."""
+    code = f"""
+from time import process_time as now
+start = now()
+import training_exporter
+imported = now()
+total = 0
+for number in range({MOST_ADDITIONS}):
+    total += number
+print((imported - start) / (now() - imported))
+"""
 
-    assert min(float(python(code)) for _ in range(8)) < MOST_SECONDS
+    assert min(float(python(code)) for _ in range(8)) < 1.0
 
 
 def test_a_loop_of_floats_loads_no_torch() -> None:

@@ -40,7 +40,7 @@ def test_the_settings() -> None:
         "peak_flops", "layer_interval", "layer_grouping", "max_layers",
         "gradient_histogram_interval",
         "forensics", "forensics_dir", "forensics_quiet_steps", "forensics_hooks",
-        "linger", "ranks", "sd_dir", "sd_address", "blackbox_dir", "resume_state",
+        "linger", "ranks", "sd_dir", "sd_address", "blackbox_dir", "summary_dir", "resume_state",
         "pushgateway", "pushgateway_cleanup", "debug_stack", "strict",
     ]  # fmt: skip
 

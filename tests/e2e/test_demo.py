@@ -175,6 +175,29 @@ def test_a_step_that_hangs_can_be_interrupted(
         assert "Stopped after step 4" in demo.output
 
 
+def test_sigterm_ends_the_run_and_the_process(
+    start: Callable[..., AbstractContextManager[Demo]],
+) -> None:
+    """With its last words, but nobody wants the page any more."""
+    with start("--steps", "5000", "--healthy", "--linger", "600") as demo:
+        demo.until(lambda: demo.metrics().get(("training_step", ""), 0) > 2)
+        assert demo.end(signal.SIGTERM) == 0
+
+        assert "Stopped after step" in demo.output
+        assert "Serving for another" not in demo.output
+
+
+def test_a_page_that_stays_until_ctrl_c(
+    start: Callable[..., AbstractContextManager[Demo]],
+) -> None:
+    """However long nobody presses it."""
+    with start("--steps", "5", "--linger", "inf") as demo:
+        demo.until(lambda: "The run is over; its page stays until Ctrl-C." in demo.output)
+        assert demo.state() == {"completed"}
+        assert demo.end(signal.SIGINT) == 0
+        assert "Traceback" not in demo.output
+
+
 def test_a_short_run_completes(start: Callable[..., AbstractContextManager[Demo]]) -> None:
     """With exit code 0, what was reached, and the line to add to a training of one's own."""
     with start("--steps", "5") as demo:

@@ -84,11 +84,11 @@ class Stack:
         self.until(lambda: name in self.processes().values())
         return next(number for number, what in self.processes().items() if what == name)
 
-    def ends(self, number: signal.Signals | None = None) -> int:
+    def ends(self, number: signal.Signals | None = None, *, seconds: float = 30) -> int:
         """Its exit code, after a signal or by itself."""
         if number is not None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=seconds)
 
     def left(self) -> list[object]:
         """Processes, files and ports in use that it left behind."""
@@ -241,18 +241,43 @@ def listens_on_loopback_only(stack: Stack) -> bool:
     return sorted(ours) == sorted(f"0100007F:{port:04X}" for port in ports)
 
 
-def test_the_end_of_the_demo_is_not_the_end(start: Start) -> None:
-    """Who makes it crash wants the message; then SIGTERM ends the rest, and nothing is left."""
+def test_the_end_of_the_run_is_not_the_end(start: Start) -> None:
+    """Who makes it crash wants the message and the page; then SIGTERM ends all, and nothing is
+    left."""
     # Late enough to be scraped before, which a Prometheus begins some seconds after its start.
     crash = ("--fault", "crash@260", "--steps", "300")
     with ChatServer() as chat, start(*crash, SLACK_WEBHOOK_URL=chat.slack_url) as stack:
-        stack.until(lambda: "The demo ended with exit code 1" in stack.output)
+        stack.until(lambda: "The run is over; its page stays until Ctrl-C." in stack.output)
+        with urlopen(stack.url("Exporter"), timeout=10) as page:
+            assert "crashed" in page.read().decode()
         chat.wait(lambda messages: any("TrainingCrashed" in m.title for m in messages), timeout=30)
         assert re.search(r"^Messages +slack$", stack.output, re.MULTILINE)
 
         assert stack.ends(signal.SIGTERM) == 0
         assert stack.left() == []
         assert chat.slack_url not in stack.output
+
+
+def test_a_demo_that_is_killed_is_told(start: Start) -> None:
+    """Somebody wants to see what the alerts make of it."""
+    with start(*SHORT) as stack:
+        os.kill(stack.number("training-export"), signal.SIGKILL)
+        stack.until(lambda: "The demo ended with exit code -9. Prometheus and" in stack.output)
+
+        assert stack.ends(signal.SIGINT) == 0
+        assert stack.left() == []
+
+
+def test_all_may_end_with_the_run_and_its_report_stays(start: Start) -> None:
+    """Without a person: the exit code is the demo's, and the report that it told to read is
+    there."""
+    faults = ("--fault", "nan@20", "--fault", "crash@30")
+    with start(*faults, "--steps", "40", "--linger", "0") as stack:
+        assert stack.ends(seconds=90) == 1
+        told = re.search(r"training-exporter explain (\S+)$", stack.output, re.MULTILINE)
+        assert told
+        report = Path(told.group(1))
+        assert stack.left() == [report.parent, report]
 
 
 @pytest.mark.parametrize(

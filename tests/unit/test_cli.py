@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,13 +146,22 @@ def test_without_options_there_are_a_few_faults(plans: list[DemoPlan]) -> None:
 
     assert plans == [DemoPlan(steps=cli.DEFAULT_STEPS)]
     assert plans[0].faults == DEFAULT_FAULTS
+    assert plans[0].left_out == ()
 
 
 def test_a_short_run_has_the_default_faults_it_has_room_for(plans: list[DemoPlan]) -> None:
-    """Nobody asked for the others, so they are no error."""
+    """Nobody asked for the others, so they are no error, but they are named."""
     run("demo", "--steps", str(DEFAULT_FAULTS[0].step))
 
     assert plans[0].faults == DEFAULT_FAULTS[:1]
+    assert plans[0].left_out == DEFAULT_FAULTS[1:]
+
+
+def test_a_demo_may_serve_until_ctrl_c(plans: list[DemoPlan]) -> None:
+    """After its end, as in the stack."""
+    run("demo", "--linger", "inf")
+
+    assert plans[0].linger == inf
 
 
 def test_a_demo_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,11 +179,30 @@ def test_a_demo_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     assert "Error: no [text] here" in result.stderr
 
 
-def test_metrics_lists_all_of_them() -> None:
-    """The catalogue, for a person."""
-    output = run("metrics").output
+@pytest.mark.parametrize("columns", [80, 120])
+def test_metrics_are_readable_in_any_terminal(columns: int) -> None:
+    """Name, type and labels, and below them the meaning, as wide as the terminal."""
+    terminal = {"COLUMNS": str(columns), "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
+    output = re.sub("\x1b[^m]*m", "", CliRunner().invoke(cli.app, ["metrics"], env=terminal).output)
+    lines = [line.rstrip() for line in output.splitlines()]
 
-    assert all(name in output for name in CATALOG)
+    assert max(map(len, lines)) <= columns
+    at = next(i for i, line in enumerate(lines) if line.startswith("training_eval_loss "))
+    assert lines[at] == "training_eval_loss  gauge by dataset"
+    words = " ".join(" ".join(lines).split())
+    assert all(" ".join(metric.help.split()) in words for metric in CATALOG.values())
+    assert len(lines) < 5 * len(CATALOG)
+
+
+def test_metrics_in_a_pipe_are_a_line_each() -> None:
+    """So that grep and cut find them, whatever the width."""
+    lines = run("metrics").stdout.splitlines()
+
+    assert [line.split("\t")[0] for line in lines] == [
+        metric.name for entries in reference.sections().values() for metric in entries
+    ]
+    loss = CATALOG["training_eval_loss"]
+    assert f"training_eval_loss\tgauge\tdataset\t{loss.help}" in lines
 
 
 def test_metrics_as_markdown() -> None:

@@ -130,11 +130,11 @@ def test_unreadable_variables_are_named(variable: str, text: str, valid: str) ->
 
 
 def test_an_unknown_variable_is_warned_about(logs: pytest.LogCaptureFixture) -> None:
-    """A typing error is named with the valid names, and does not stop the training."""
-    ExporterConfig.from_environ({"TRAINING_EXPORTER_PROT": "1"})
+    """With what was meant, or all valid names, and it does not stop the training."""
+    ExporterConfig.from_environ({"TRAINING_EXPORTER_PROT": "1", "TRAINING_EXPORTER_HAIR": "long"})
 
-    assert "TRAINING_EXPORTER_PROT" in logs.text
-    assert "TRAINING_EXPORTER_PORT," in logs.text
+    assert "TRAINING_EXPORTER_PROT; did you mean TRAINING_EXPORTER_PORT?" in logs.text
+    assert "TRAINING_EXPORTER_HAIR; known are TRAINING_EXPORTER_ADDRESS, " in logs.text
 
 
 def test_an_empty_variable_is_not_set() -> None:

@@ -86,3 +86,14 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, logs: pytest.LogCaptureFi
     assert ended(logs) == ["run tiny completed at step 1"]
     assert "could not be written" in logs.text
     assert watched.health.errors["lifecycle"] == 1
+
+
+def test_the_folder_of_the_setting_goes_before_the_trainers(tmp_path: Path) -> None:
+    """And a loop of one's own has a summary by it."""
+    wanted = tmp_path / "wanted"
+    with TrainingExporter(serve=False, summary_dir=str(wanted)) as watched:
+        watched.ending.write_below(str(tmp_path / "output"))
+        watched.step(loss=1.0)
+
+    assert [path.name for path in wanted.iterdir()] == ["training_exporter_summary.json"]
+    assert not (tmp_path / "output").exists()

@@ -61,16 +61,18 @@ class DemoPlan:
         steps: optimiser steps to train for.
         seed: of the weights, the choice of the text and its order.
         faults: the faults to cause.
+        left_out: faults that would have been caused, had the run not ended before.
         run: name of the run, None leaves it to the environment and else to "demo".
         port: port to serve on, None leaves it to the environment and else to the default.
         eval_every: steps between evaluations, 0 for none.
-        linger: seconds to go on serving after the end.
+        linger: seconds to go on serving after the end, infinity is until Ctrl-C.
         fake_gpus: GPUs without hardware to show, 0 for those that the machine has.
     """
 
     steps: int
     seed: int = 0
     faults: tuple[Fault, ...] = DEFAULT_FAULTS
+    left_out: tuple[Fault, ...] = ()
     run: str | None = None
     port: int | None = None
     eval_every: int = 100
@@ -104,6 +106,12 @@ def parse_faults(texts: Iterable[str], *, steps: int) -> tuple[Fault, ...]:
         if fault.step > steps:
             raise ValueError(f"{fault} comes after the last step, which is {steps}")
     return tuple(faults)
+
+
+def default_faults(steps: int) -> tuple[tuple[Fault, ...], tuple[Fault, ...]]:
+    """The default faults that a run of so many steps reaches, and those that it does not."""
+    reached = tuple(fault for fault in DEFAULT_FAULTS if fault.step <= steps)
+    return reached, DEFAULT_FAULTS[len(reached) :]
 
 
 def _names() -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from shlex import quote
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from training_exporter.catalog import ANOMALY_KINDS
-from training_exporter.demo.plan import DemoPlan
-from training_exporter.forensics.text import how_to_explain
+from training_exporter.demo.plan import DemoPlan, Fault
+from training_exporter.demo.shell import program
 from training_exporter.snapshot import Snapshot
 from training_exporter.status import ReportNote
 
@@ -30,11 +31,17 @@ def welcome(plan: DemoPlan, url: str | None) -> RenderableType:
     else:
         lines.add_row("Open", Text(url, style=f"bold cyan link {url}"))
         lines.add_row("Metrics", f"{url}/metrics")
-    lines.add_row("Faults", ", ".join(map(str, plan.faults)) or "none")
+    lines.add_row("Faults", _listed(plan.faults) or "none")
+    if plan.left_out:
+        lines.add_row("", f"left out, as the run ends before: {_listed(plan.left_out)}")
     if plan.fake_gpus:
         lines.add_row("GPUs", f"{plan.fake_gpus} without hardware: what they report is made up")
     lines.add_row("Stop", "Ctrl-C")
     return Panel(lines, box=box.ROUNDED, expand=False, title="training-exporter demo")
+
+
+def _listed(faults: Iterable[Fault]) -> str:
+    return ", ".join(map(str, faults))
 
 
 def summary(ending: str, snapshot: Snapshot, begun: Mapping[str, Sequence[int]]) -> RenderableType:
@@ -44,8 +51,8 @@ def summary(ending: str, snapshot: Snapshot, begun: Mapping[str, Sequence[int]])
         _anomalies(begun),
         Text("\nIn a training of your own:\n"),
         Text(ONE_LINE, style="cyan"),
-        Text("\nEvery metric: training-exporter metrics"),
-        Text("Other faults: training-exporter demo --help"),
+        Text(f"\nEvery metric: {program()} metrics"),
+        Text(f"Other faults: {program()} demo --help"),
     )
 
 
@@ -53,7 +60,8 @@ def why_nan(report: ReportNote) -> Text:
     """What to type to learn more of the NaN; to be printed unwrapped."""
     if report.path is None:
         return Text(f"\n{report.summary}")
-    return Text.assemble("\nWhy there was a NaN: ", (how_to_explain(report.path), "cyan"))
+    command = f"{program()} explain {quote(str(report.path))}"
+    return Text.assemble("\nWhy there was a NaN: ", (command, "cyan"))
 
 
 def _final_loss(snapshot: Snapshot) -> str:

@@ -7,9 +7,11 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from tempfile import TemporaryDirectory, mkdtemp
-from time import sleep
-from typing import Any
+from math import isinf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import TIMEOUT_MAX, Event
+from typing import Any, NamedTuple, NoReturn
 
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
@@ -22,6 +24,7 @@ from training_exporter.demo.faults import fault_callback
 from training_exporter.demo.model import build_model, use_half_of_the_cores
 from training_exporter.demo.plan import DemoError, DemoPlan
 from training_exporter.demo.report import summary, welcome, why_nan
+from training_exporter.demo.shell import folder_for_reports
 from training_exporter.demo.text import library_text
 from training_exporter.integrations.huggingface import PrometheusCallback
 
@@ -32,11 +35,30 @@ CLIP_ABOVE = 2.0
 """Norms are about 0.7 here, so few steps are clipped, as it should be."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: unlike a person with Ctrl-C, who sends it wants no page to be served any more."""
+
+
+class Ending(NamedTuple):
+    """How a training ended.
+
+    Attributes:
+        text: what to call it.
+        code: the exit code.
+        terminated: whether the process was told to end, and not only the training.
+    """
+
+    text: str
+    code: int
+    terminated: bool = False
+
+
 def run_demo(plan: DemoPlan, console: Console) -> int:
     """Train as planned, and say what happens.
 
     Returns:
-        the exit code: 0 at the end or after Ctrl-C, which is how a demo is left; 1 after a crash.
+        the exit code: 0 at the end or after Ctrl-C or SIGTERM, which is how a demo is left; 1 after
+        a crash.
 
     Raises:
         DemoError: it cannot begin.
@@ -56,24 +78,25 @@ def run_demo(plan: DemoPlan, console: Console) -> int:
             display = Display(console, exporter, plan.steps)
             trainer = _trainer(plan, folder, watching, display)
             console.print(welcome(plan, exporter.url))
-            ending, code = _train(trainer, display)
-            console.print(summary(ending, exporter.snapshot, display.diary.begun))
+            ending = _train(trainer, display)
+            console.print(summary(ending.text, exporter.snapshot, display.diary.begun))
             if exporter.status.report is not None:
                 console.print(why_nan(exporter.status.report), soft_wrap=True)
-            _linger(plan.linger, console)
+            if not ending.terminated:
+                _linger(plan.linger, console)
         finally:
             with suppress(KeyboardInterrupt):
                 exporter.close(linger=True)
-    return code
+    return ending.code
 
 
-def _watching(plan: DemoPlan, reports: str) -> PrometheusCallback:
+def _watching(plan: DemoPlan, reports: Path) -> PrometheusCallback:
     """The one line of a user, with what was asked for at the command line."""
     # No process trains on a GPU that is not there, so that only a view of all of them shows it.
     gpus = "all" if plan.fake_gpus else None
     chosen: dict[str, Any] = {"port": plan.port, "run": plan.run, "gpus": gpus}
     if not os.environ.get(f"{ENV_PREFIX}FORENSICS_DIR"):
-        chosen["forensics_dir"] = reports
+        chosen["forensics_dir"] = str(reports)
     settings = {name: value for name, value in chosen.items() if value is not None}
     try:
         return PrometheusCallback(**settings)
@@ -120,51 +143,50 @@ def _arguments(plan: DemoPlan, folder: str) -> TrainingArguments:
     )
 
 
-def _train(trainer: Trainer, display: Display) -> tuple[str, int]:
-    """Train to some end; what to call it, and the exit code."""
+def _train(trainer: Trainer, display: Display) -> Ending:
+    """Train to some end."""
     with display:
         try:
             trainer.train()
-        except KeyboardInterrupt:
-            return f"Stopped after step {trainer.state.global_step}", 0
+        except KeyboardInterrupt as interrupt:
+            text = f"Stopped after step {trainer.state.global_step}"
+            return Ending(text, 0, terminated=isinstance(interrupt, Terminated))
         # What the fault `crash` raises. Anything else is a bug of the demo and shows its traceback.
         except IndexError as error:
             step = trainer.state.global_step + 1
-            return f"Crashed in step {step} with {type(error).__name__}: {error}", 1
-    return f"Completed {trainer.state.global_step} steps", 0
+            return Ending(f"Crashed in step {step} with {type(error).__name__}: {error}", 1)
+    return Ending(f"Completed {trainer.state.global_step} steps", 0)
 
 
 def _linger(seconds: float, console: Console) -> None:
-    """Go on serving for a while, so that a scrape can see how the run ended."""
+    """Go on serving for a while, so that people and scrapes can see how the run ended."""
     if seconds > 0:
-        console.print(f"Serving for another {seconds:g} seconds; Ctrl-C leaves.")
+        console.print(
+            "The run is over; its page stays until Ctrl-C."
+            if isinf(seconds)
+            else f"Serving for another {seconds:g} seconds; Ctrl-C leaves."
+        )
         with suppress(KeyboardInterrupt):
-            sleep(seconds)
-
-
-@contextmanager
-def folder_for_reports() -> Iterator[str]:
-    """A folder that outlives the demo if there is a report in it."""
-    folder = mkdtemp(prefix="training-exporter-demo-")
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):  # it is not empty, then
-            os.rmdir(folder)
+            Event().wait(min(seconds, TIMEOUT_MAX))
 
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """While SIGINT and SIGTERM are Ctrl-C.
+    """While SIGINT is Ctrl-C, and SIGTERM is one that wants the process to end.
 
     Also where the process was started to ignore SIGINT, as shells do in the background, and as the
     first process of a container, which has no default for either.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated

@@ -213,8 +213,10 @@ class StepRecorder:
                 current.host[column] = current.host.get(column, 0.0) + now
             else:
                 self._write(column, now)
-        except BaseException:
+        except BaseException as error:
             current.spoilt.add(column)
+            if type(error) in (TypeError, ValueError):  # ours, which do not know of what
+                raise type(error)(f"{_name(column)}: {error}") from None
             raise
 
     def _forget(self, column: int) -> None:
@@ -290,3 +292,7 @@ class StepRecorder:
         for column in recording.on_device:
             host[column] = host.get(column, 0.0) + values[column]
         self._release(recording)
+
+
+def _name(column: int) -> str:
+    return _COLUMNS[column] if column < len(_COLUMNS) else "learning_rate"

@@ -6,9 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from training_exporter import catalog
+from training_exporter.requirements import needed_by
+
+with needed_by(
+    "PrometheusCallback", "torch", "transformers", install="'training-exporter[transformers]'"
+):
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.exporter import TrainingExporter
 from training_exporter.integrations.batches import samples_in

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Final
 
-from torch.utils.tensorboard import SummaryWriter
-
 from training_exporter.layers.histograms import LayerHistograms
+from training_exporter.requirements import needed_by
 from training_exporter.sinks.points import PREFIX
 from training_exporter.sinks.sink import Point, RunInfo, Sink
 from training_exporter.snapshot import Anomaly
 from training_exporter.summary.making import RunSummary
 from training_exporter.summary.text import headline, summary_rows
+
+with needed_by("TensorBoardSink", "torch", "tensorboard", install="torch tensorboard"):
+    from torch.utils.tensorboard import SummaryWriter
 
 HISTOGRAM_STEPS: Final = 500
 

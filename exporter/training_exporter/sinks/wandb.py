@@ -8,13 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import wandb
-
 from training_exporter.catalog import CRASHED
+from training_exporter.requirements import needed_by
 from training_exporter.sinks.points import PREFIX
 from training_exporter.sinks.sink import Point, RunInfo, Sink, SinkTrouble
 from training_exporter.snapshot import Anomaly
 from training_exporter.summary.making import RunSummary, plain
+
+with needed_by("WandbSink", "wandb", install="wandb"):
+    import wandb
 
 logger = logging.getLogger("training_exporter")
 

@@ -33,13 +33,20 @@ class Mark(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """What to draw: values by step, oldest first, None where there is none."""
+    """What to draw: values by step, oldest first, None where there is none.
+
+    Attributes:
+        first_step: where the axis begins, None is at the first point.
+        not_finite: whether there were values that are NaN or infinite, which no point has.
+    """
 
     key: str
     title: str
     points: Sequence[tuple[int, float | None]]
     marks: Sequence[Mark] = ()
     log_scale: bool = False
+    first_step: int | None = None
+    not_finite: bool = False
 
 
 class _Scale(NamedTuple):
@@ -91,7 +98,7 @@ def draw(curve: Curve) -> str:
     if log_scale:
         shown = [(step, value) for step, value in shown if value > 0]
     if len(shown) < 2:
-        return _figure(curve, '<p class="empty">The curve begins with the second step.</p>')
+        return _figure(curve, f'<p class="empty">{escape(_why_empty(curve))}</p>')
     scale = _scale_of(curve, [value for _, value in shown], log_scale)
     drawing = "".join(
         (
@@ -109,6 +116,19 @@ def draw(curve: Curve) -> str:
         )
     )
     return _figure(curve, drawing, "log scale" if log_scale else "")
+
+
+def _why_empty(curve: Curve) -> str:
+    """What a curve of fewer than two values that can be drawn lacks."""
+    values = [value for _, value in curve.points if value is not None]
+    name = curve.title.lower()
+    if len(curve.points) < 2:
+        return "The curve begins with the second step."
+    if not values:
+        return f"No {name} was finite." if curve.not_finite else f"No {name} was reported."
+    if len(values) < 2:
+        return "The curve begins with the second value."
+    return f"Fewer than two values of the {name} are above 0, as a log scale needs."
 
 
 def _figure(curve: Curve, drawing: str, note: str = "") -> str:
@@ -131,14 +151,16 @@ def _scale_of(curve: Curve, values: Sequence[float], log_scale: bool) -> _Scale:
     # A flat line lies in the middle, on a scale that does not blow its noise up.
     room = max(0.0, (0.1 if log_scale else 1e-3 * max(abs(low), abs(high), 1e-9)) - (high - low))
     low, high = low - room, high + room
-    return _Scale(min(steps), max(steps), low, high, log_scale)
+    first = min(steps) if curve.first_step is None else min(curve.first_step, *steps)
+    return _Scale(first, max(steps), low, high, log_scale)
 
 
 def _described(curve: Curve, shown: Sequence[tuple[int, float]]) -> str:
     values = [value for _, value in shown]
     marked = f"; {len(curve.marks)} anomalies marked" if curve.marks else ""
     return (
-        f"{number(values[0])} at step {shown[0][0]}, {number(values[-1])} at step {shown[-1][0]}, "
+        f"{number(values[0])} at step {count(shown[0][0])}, "
+        f"{number(values[-1])} at step {count(shown[-1][0])}, "
         f"between {number(min(values))} and {number(max(values))}{marked}"
     )
 
@@ -175,10 +197,14 @@ def _grid_line(scale: _Scale, tick: float) -> str:
 
 
 def _mark(scale: _Scale, mark: Mark) -> str:
-    """A dashed line with a triangle on top: a shape, so that colour is not needed to see it."""
+    """A dashed line with a triangle on top: a shape, so that colour is not needed to see it.
+
+    A wider line that is not seen lies over it, for a pointer to hit: its title says what it was.
+    """
     x = f"{scale.x(mark.step):.2f}%"
     return (
         f'<g class="mark"><title>{escape(mark.text)}</title>'
         f'<line x1="{x}" x2="{x}" y1="10" y2="100%"/>'
-        f'<svg x="{x}" y="0" overflow="visible"><path d="M-6 1h12l-6 10z"/></svg></g>'
+        f'<svg x="{x}" y="0" overflow="visible"><path d="M-6 1h12l-6 10z"/></svg>'
+        f'<line class="reach" x1="{x}" x2="{x}" y1="0" y2="100%"/></g>'
     )

@@ -134,7 +134,7 @@ def _memory(gpu: GpuReading | None, allocator: AllocatorReading | None) -> str:
         "used": of_gpu.memory_used_bytes,
     }
     known = [f"{word} {_gib(size)}" for word, size in sizes.items() if size is not None]
-    known.append(f"total {_gib(total)}{_THIN}GiB")
+    known.append(f"total {_gib(total)}")
     numbers = "".join(f"<span>{one}</span>" for one in known)
     return (
         f'<div class="memory" role="img" aria-label="memory: {", ".join(known)}">'
@@ -191,4 +191,4 @@ def _times(number_of: float) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f}"
+    return f"{size / 2**30:.1f}{_THIN}GiB"

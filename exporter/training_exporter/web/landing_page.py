@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
@@ -93,7 +93,7 @@ def render(
     body = (
         _header(status, snapshot, now),
         _alarm(snapshot),
-        _report(status, snapshot),
+        _report(status),
         _progress(snapshot, over),
         _standing(status, snapshot, training_thread, now),
         _summary(summarise(status, snapshot, memory, overhead)) if over else "",
@@ -184,18 +184,18 @@ def _alarm(snapshot: Snapshot) -> str:
     return f'<p class="alarm" role="status">⚠ {"; ".join(lines)}</p>'
 
 
-def _report(status: RunStatus, snapshot: Snapshot) -> str:
-    """The last report on a NaN; an alarm only while there are NaN."""
+def _report(status: RunStatus) -> str:
+    """The last report on a NaN: an alarm for as long as the run, whose weights may have it, but not
+    for an overflow by which mixed precision finds its scale."""
     note = status.report
     if note is None:
         return ""
-    now = [anomaly for anomaly in snapshot.anomalies if anomaly.active]
-    alarm = note.alarming and any(anomaly.kind == catalog.NON_FINITE for anomaly in now)
+    look, sign = ("alarm", "⚠ ") if note.alarming else ("card", "")
     file = "it could not be written"
     if note.path is not None:
         file = f"<code>{escape(how_to_explain(note.path))}</code>"
     return (
-        f'<p class="report {"alarm" if alarm else "card"}">{escape(note.summary)}. '
+        f'<p class="report {look}">{sign}{escape(note.summary)}. '
         f"<strong>Report</strong>: {file}</p>"
     )
 
@@ -236,12 +236,15 @@ def _progress(snapshot: Snapshot, over: bool) -> str:
 
 
 def _curves(snapshot: Snapshot) -> str:
-    points = _points(snapshot)
+    points, totals = _points(snapshot), snapshot.totals
+    first = _first_step(points, snapshot.history.stride)
     loss = Curve(
         "loss",
         "Loss",
         [(point.step, point.loss) for point in points],
         _marks(snapshot.recent, _ONLY_ON_GRADIENTS),
+        first_step=first,
+        not_finite=totals.non_finite_losses > 0,
     )
     gradients = Curve(
         "gradients",
@@ -249,6 +252,8 @@ def _curves(snapshot: Snapshot) -> str:
         [(point.step, point.grad_norm) for point in points],
         _marks(snapshot.recent, _ONLY_ON_LOSS),
         log_scale=True,
+        first_step=first,
+        not_finite=totals.non_finite_grad_norms > 0,
     )
     return f'<div class="pair">{draw(loss)}{draw(gradients)}</div>'
 
@@ -259,6 +264,14 @@ def _points(snapshot: Snapshot) -> list[Point]:
     if last is not None and (not points or last.step > points[-1].step):
         points.append(Point(last.step, _finite(last.loss), _finite(last.grad_norm)))
     return points
+
+
+def _first_step(points: Sequence[Point], stride: int) -> int | None:
+    """The first of the steps that the first point stands for; it has the number of the last."""
+    if len(points) < 2 or points[1].step <= points[0].step:
+        return None
+    gathered = (points[1].step - points[0].step) * (stride - 1) // stride
+    return max(0, points[0].step - gathered)
 
 
 def _finite(value: float | None) -> float | None:

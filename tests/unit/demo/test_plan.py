@@ -3,7 +3,14 @@ from __future__ import annotations
 
 import pytest
 
-from training_exporter.demo.plan import DEFAULT_FAULTS, FAULTS, Fault, parse_fault, parse_faults
+from training_exporter.demo.plan import (
+    DEFAULT_FAULTS,
+    FAULTS,
+    Fault,
+    default_faults,
+    parse_fault,
+    parse_faults,
+)
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -39,6 +46,12 @@ def test_a_fault_after_the_end_is_refused() -> None:
     """It would never come, which nobody who asks for it wants."""
     with pytest.raises(ValueError, match="nan@11 comes after the last step, which is 10"):
         parse_faults(["nan@11"], steps=10)
+
+
+@pytest.mark.parametrize(("steps", "number"), [(39, 0), (40, 1), (429, 3), (430, 4), (3000, 4)])
+def test_default_faults_that_come_and_those_that_do_not(steps: int, number: int) -> None:
+    """The step of a fault may be the last one."""
+    assert default_faults(steps) == (DEFAULT_FAULTS[:number], DEFAULT_FAULTS[number:])
 
 
 def test_the_default_faults_do_not_overlap_the_plateau() -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+from tests.unit.demo.programs import installed
 from training_exporter import StepSignals, TrainingExporter
 from training_exporter.demo.diary import Diary
 from training_exporter.demo.display import Display, logs_on, numbers_of
 from training_exporter.demo.plan import DemoPlan, Fault
-from training_exporter.demo.report import summary, welcome
+from training_exporter.demo.report import summary, welcome, why_nan
+from training_exporter.status import ReportNote
 
 
 def exporter_after(*losses: float) -> TrainingExporter:
@@ -105,6 +108,28 @@ def test_the_beginning_says_which_gpus_are_none() -> None:
     plan = DemoPlan(steps=5, fake_gpus=3)
 
     assert "3 without hardware: what they report is made up" in printed(welcome(plan, None))
+
+
+def test_the_beginning_says_which_faults_will_not_come() -> None:
+    """A run that is too short for some of the usual ones."""
+    plan = DemoPlan(steps=400, faults=(Fault("nan", 40),), left_out=(Fault("slow-data", 430),))
+
+    assert "left out, as the run ends before: slow-data@430" in printed(welcome(plan, None))
+    assert "left out" not in printed(welcome(DemoPlan(steps=5), None))
+
+
+def test_what_is_told_to_type_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program by the path that works here, where the shell does not know its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("sys.argv", [str(installed(tmp_path / "env" / "bin"))])
+
+    end = printed(summary("Completed", exporter_after().snapshot, {}))
+    why = printed(why_nan(ReportNote("loss", "NaN", "a b.json", True)))
+
+    assert "env/bin/training-exporter metrics" in end
+    assert "env/bin/training-exporter demo --help" in end
+    assert "env/bin/training-exporter explain 'a b.json'" in why
 
 
 def test_the_end_says_what_was_found() -> None:

@@ -165,7 +165,7 @@ def test_nonsense_is_refused(nonsense: object) -> None:
     """What is no number raises, and the field has no value in that step."""
     recorder = StepRecorder()
     recorder.add_loss(1.0)
-    with pytest.raises(TypeError, match="expected a number or a tensor, got"):
+    with pytest.raises(TypeError, match="loss: expected a number or a tensor, got"):
         recorder.add_loss(nonsense)
     recorder.add_loss(2.0)
     recorder.add_tokens(8)
@@ -181,7 +181,7 @@ def test_a_tensor_with_several_values_is_refused(shape: tuple[int, ...]) -> None
     """A loss that was not reduced is not a loss, and half a sum is not a sum."""
     recorder = StepRecorder()
     recorder.add_loss(torch.tensor(1.0))
-    with pytest.raises(ValueError, match="expected one value, got a tensor of shape"):
+    with pytest.raises(ValueError, match="loss: expected one value, got a tensor of shape"):
         recorder.add_loss(torch.zeros(shape))
 
     assert finished(recorder).loss is None
@@ -293,4 +293,4 @@ print(recorder.flush()[0].loss)
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
 
-    assert output == "expected a number or a tensor, got str\n1.0\n"
+    assert output == "tokens: expected a number or a tensor, got str\n1.0\n"

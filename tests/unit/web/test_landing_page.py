@@ -167,8 +167,23 @@ def test_anomalies() -> None:
     assert f"{ago(NOW - 130, NOW)}" in shown.text
     marks = [g for g in shown.all("g") if g.get("class") == "mark"]
     assert len(marks) == 3, "the spike on the loss, the unknown kind on both"
+    assert shown.text.count("loss spike at step 1 ") == 1
+    assert shown.text.count("mine at step 2 ") == 2
     assert "▲ active" in shown.text
     assert any(p.get("class") == "alarm" for p in shown.all("p"))
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "cell"),
+    [(8.5, 4.0, "4"), (nan, inf, ""), (0.0, 0.0, ""), (nan, 0.0, ""), (-1.0, 0.0, "0")],
+)
+def test_what_is_no_threshold_is_not_shown(value: float, threshold: float, cell: str) -> None:
+    """None that is infinite, none that the value lies at, and none for a NaN, which passes none."""
+    anomaly = Anomaly("mine", 1, NOW, value, threshold)
+    html = render(STATUS, snapshot(recent=(anomaly,)), now=NOW)
+
+    row = html[html.index("found by a detector of your own</small>") :]
+    assert re.findall(r'<td class="right">(.*?)</td>', row)[2] == cell
 
 
 def test_detectors() -> None:
@@ -216,7 +231,7 @@ def test_a_gpu_at_a_glance() -> None:
     shown, text = gpu_page(H100, memory=(ALLOCATOR,))
     for words in (
         "NVIDIA H100", "GPU 2 cuda:0 97 % busy", "64 °C", "612 of 700 W",
-        "allocated 40.0 peak 52.0 reserved 56.0 used 60.0 total 80.0 GiB",
+        "allocated 40.0 GiB peak 52.0 GiB reserved 56.0 GiB used 60.0 GiB total 80.0 GiB",
         "allocated live tensors", "reserved these, and the allocator's cache for later ones",
         "used all processes together, CUDA contexts included", "peak most that live tensors held",
     ):  # fmt: skip
@@ -242,7 +257,7 @@ def test_each_gpu_has_the_allocator_of_its_own() -> None:
     cards = re.split(r"GPU (?=\d)| (?=cuda:5)", text)[1:]
     assert [card.split(" ")[0] for card in cards] == ["0", "1", "2", "cuda:5"]
     assert ["allocated" in card for card in cards] == [False, False, True, True]
-    assert "allocated 7.0 peak 52.0 reserved 56.0 total 79.0 GiB" in cards[3]
+    assert "allocated 7.0 GiB peak 52.0 GiB reserved 56.0 GiB total 79.0 GiB" in cards[3]
 
 
 def test_names_are_said_once_when_they_are_the_same() -> None:
@@ -400,6 +415,64 @@ def test_curves_of_odd_values(values: list[float | None], log_scale: bool) -> No
     assert len(re.findall('class="grid"', drawn)) <= 7
 
 
+@pytest.mark.parametrize(
+    ("points", "not_finite", "why"),
+    [
+        ([], False, "The curve begins with the second step."),
+        ([(1, None)], False, "The curve begins with the second step."),
+        ([(1, None), (2, None)], False, "No gradient norm was reported."),
+        ([(1, None), (2, None)], True, "No gradient norm was finite."),
+        ([(1, None), (2, 1.0)], True, "The curve begins with the second value."),
+        (
+            [(1, 0.0), (2, 0.0)],
+            False,
+            "Fewer than two values of the gradient norm are above 0, as a log scale needs.",
+        ),
+    ],
+)
+def test_no_curve_says_why(
+    points: list[tuple[int, float | None]], not_finite: bool, why: str
+) -> None:
+    """Whether it is too early, or whether there is nothing to draw."""
+    curve = Curve("k", "Gradient norm", points, log_scale=True, not_finite=not_finite)
+
+    assert why in draw(curve)
+
+
+def test_norms_that_are_not_finite_are_no_missing_ones() -> None:
+    """The totals know, as the points do not."""
+
+    def shown(totals: Totals) -> str:
+        run, history = snapshot(), CurveHistory()
+        history.add_all([StepSignals(step, NOW, loss=1.0) for step in (1, 2)])
+        return page(of=run._replace(history=history, totals=totals)).text
+
+    assert "No gradient norm was reported." in shown(Totals())
+    assert "No gradient norm was finite." in shown(Totals(non_finite_grad_norms=2.0))
+
+
+@pytest.mark.parametrize(
+    ("begin", "every", "rows", "shown"),
+    [
+        (0, 1, 600, "0"),
+        (1, 1, 2_000, "1"),
+        (0, 50, 600, "0"),
+        (7, 1, 3, "7"),
+        (900, 1, 1_000, "900"),
+    ],
+)
+def test_the_axis_begins_at_the_first_step(begin: int, every: int, rows: int, shown: str) -> None:
+    """Also when the history has long gathered it with others, as one point."""
+    history = CurveHistory()
+    steps = [StepSignals(begin + every * row, NOW, loss=1.0) for row in range(rows)]
+    history.add_all(steps)
+
+    text = page(of=snapshot()._replace(history=history, signals=steps[-1])).text
+
+    assert f" step {shown} " in text
+    assert f" step {count(steps[-1].step)} " in text
+
+
 def test_a_gap_breaks_the_line() -> None:
     """Steps without a value, and steps that go back, are not joined by a line."""
     points = [(1, 1.0), (2, 2.0), (3, None), (4, 2.0), (2, 1.0), (5, 3.0)]
@@ -419,7 +492,8 @@ def test_a_steep_positive_curve_gets_a_log_scale() -> None:
     ("shown", "wanted"),
     [
         (number(None), "–"), (number(nan), "NaN"), (number(inf), "+Inf"), (number(-inf), "−Inf"),
-        (number(0.000312345), "0.0003123"), (number(3e-5), "3e−5"), (number(-1234.5), "−1234"),
+        (number(0.000312345), "0.0003123"), (number(3e-5), "3e−5"),
+        (number(-1234.5), "−1,234"), (number(8369.1), "8,369"),
         (number(123456.7), "123,457"), (number(1e12), "1e12"), (count(None), "–"),
         (count(9_999_999), "9,999,999"), (count(12_345_678), "12.3 M"), (share(1, 3), "33.3 %"),
         (share(99_999, 100_000), "99.9 %"), (share(5, 5), "100.0 %"), (duration(None), "–"),
@@ -442,22 +516,19 @@ def test_a_report_on_a_nan_is_named() -> None:
 
     assert "loss NaN at step 7; likely cause: &lt;b&gt;" in html
     assert "<code>training-exporter explain &#x27;/runs/&lt;i&gt;/r.json&#x27;</code>" in html
-    assert 'class="report card"' in html  # the NaN is over
     assert "report" not in render(STATUS, snapshot(), now=NOW).partition("<body>")[2]
 
 
-def test_a_report_is_an_alarm_while_there_are_nan() -> None:
-    """But for an overflow by which mixed precision finds its scale."""
+def test_a_report_is_an_alarm() -> None:
+    """Also when the NaN are over, but not for an overflow by which mixed precision finds its
+    scale."""
     note = ReportNote("loss", "loss NaN at step 7", None, True)
-    going_on = snapshot()._replace(
-        anomalies=(AnomalyStatus("non_finite", True, True, 1, 7, NOW, nan, nan),)
-    )
 
     def shown(alarming: bool) -> str:
         told = STATUS._replace(report=note._replace(alarming=alarming), reports=1)
-        return render(told, going_on, now=NOW)
+        return render(told, snapshot(), now=NOW)
 
-    assert 'class="report alarm"' in shown(True)
+    assert '<p class="report alarm">⚠ loss NaN at step 7' in shown(True)
     assert "it could not be written" in shown(True)
     assert 'class="report card"' in shown(False)
 
@@ -474,7 +545,7 @@ def test_the_run_as_a_whole_once_it_is_over() -> None:
     assert "2 at the end, 2.5 on average (EMA), 2 at best, step 2" in text
     assert "2.25 on wiki" in text
     assert "loss_spike 2" in text
-    assert "1 % of the time" in text
+    assert "20\N{NARROW NO-BREAK SPACE}ms" in text
     assert "The run as a whole" not in Page(render(STATUS, seen, now=NOW)).text
 
 
