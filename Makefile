@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STEPS ?=
 ARGS ?=
+# Processes that run tests.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo stack test check fix bench docs dashboards pictures matrix wheel clean
@@ -19,7 +21,14 @@ stack: $(VENV)/.demo ## the demo with Prometheus and Alertmanager beside it
 	@$(BIN)/python -m scripts.stack $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
+ifeq ($(ARGS),)
+	@failed=0; set -x; \
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not alone" || failed=1; \
+	$(BIN)/python -m pytest -m alone || failed=1; \
+	{ set +x; } 2>/dev/null; exit $$failed
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 check: $(VENV)/.dev ## lint, types, import contract
 	$(BIN)/ruff check .
@@ -33,7 +42,7 @@ fix: $(VENV)/.dev ## format, and mend what ruff can mend
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev ## run the benchmarks, each beside a peer
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/metrics.md and docs/detectors.md from the code
 	$(BIN)/training-exporter metrics --markdown > docs/metrics.md

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.report import often
 from training_exporter.integrations.huggingface import PrometheusCallback
 from training_exporter.integrations.trainer_wraps import MethodWrap
 
 BLOCK = 10
-BLOCKS = 120
+BLOCKS = often(120)
 
 
 class Switch(TrainerCallback):

@@ -21,7 +21,7 @@ from time import perf_counter, sleep, thread_time
 
 from prometheus_client import CollectorRegistry
 
-from benchmarks.report import repeated, side_by_side
+from benchmarks.report import often, repeated, side_by_side
 from benchmarks.scrape import ACCEPT, scrape
 from training_exporter import TrainingExporter
 from training_exporter.config import ExporterConfig
@@ -34,7 +34,8 @@ from training_exporter.gpu.watch import GpuWatch, Plan
 GPUS = 8
 INTERVAL = ExporterConfig().gpu_interval
 ROUNDS = 15
-EXITS = 9
+EXITS = often(9)
+SCRAPES = often(50)
 ENDING = """
 import sys, time
 from training_exporter import TrainingExporter
@@ -122,7 +123,7 @@ def nvitop_sample() -> Callable[[], object]:
 
 def processor_seconds(sample: Callable[[], object]) -> float:
     times = []
-    for _ in range(ROUNDS):
+    for _ in range(often(ROUNDS)):
         began = thread_time()
         sample()
         times.append(thread_time() - began)
@@ -156,8 +157,8 @@ def compare_scrapes(control: Control) -> None:
 
 
 def scrape_milliseconds(port: int) -> float:
-    """Median of fifty."""
-    return median(scrape(port, ACCEPT["OpenMetrics"]) for _ in range(50)) * 1e3
+    """Median of many."""
+    return median(scrape(port, ACCEPT["OpenMetrics"]) for _ in range(SCRAPES)) * 1e3
 
 
 def compare_exits(control: Control, folder: Path) -> None:

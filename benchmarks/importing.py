@@ -7,13 +7,15 @@ import subprocess
 import sys
 from statistics import median
 
+from benchmarks.report import often
+
 
 def import_seconds(module: str) -> float:
     """Median over fresh interpreters."""
     code = f"from time import perf_counter as now; t = now(); import {module}; print(now() - t)"
     runs = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-        for _ in range(9)
+        for _ in range(often(9))
     ]
     return median(runs)
 

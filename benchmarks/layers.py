@@ -17,14 +17,14 @@ import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks.report import Runner, print_ratios, repeated, side_by_side
+from benchmarks.report import Runner, often, print_ratios, repeated, side_by_side
 from training_exporter.device.histograms import HistogramPass
 from training_exporter.device.layers import FULL_EVERY, LayerPass
 from training_exporter.device.magnitudes import MagnitudePass
 from training_exporter.layers.readings import LayerReader
 
 INTERVAL = 10
-SHAPES = ((200, 1_000), (2_000, 1_000), (200, 100_000), (2_000, 10_000))
+SHAPES = ((200, 1_000), (2_000, 1_000), (200, 100_000), (2_000, 10_000))[: often(4)]
 CHUNK = 2**24  # elements of the formula's temporaries: 64 MiB in float32
 
 Call = Callable[[], object]
@@ -209,7 +209,7 @@ def small_training() -> tuple[nn.Module, Call, Call]:
     return model, gradients, step
 
 
-def in_training(steps: int = 80) -> None:
+def in_training(steps: int) -> None:
     """The pass as it is in a training: caches are full of other things there."""
     model, gradients, step = small_training()
     layers = LayerPass(model)
@@ -272,6 +272,6 @@ def on_cuda() -> None:
 def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     on_cpu()
-    in_training()
+    in_training(often(80))
     if torch.cuda.is_available():
         on_cuda()

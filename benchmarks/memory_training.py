@@ -20,10 +20,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.memory_traces import GIB, Trace
+from benchmarks.report import often
 
 WIDTH = 64
 ROWS = 640
-STEPS = 520
+STEPS = often(520)
 ALLOCATION_UNIT = 512
 
 

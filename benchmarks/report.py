@@ -12,11 +12,23 @@ from time import perf_counter
 
 PACKAGES = ("prometheus-client", "torch", "transformers", "tensorboard", "wandb")
 
+QUICK = os.environ.get("BENCHMARKS_QUICK") == "1"
+"""Whether it is enough to see that the benchmarks run, as in CI: what they measure means nothing
+then."""
+QUICK_SHARE = 20
+
+
+def often(times: int) -> int:
+    """So many times; in a quick run a small share of them, and at least twice."""
+    return max(2, times // QUICK_SHARE) if QUICK else times
+
 
 def print_machine() -> None:
     """Machine and versions, without which a number means nothing."""
     print(f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores")
     print(f"Python {platform.python_version()}, {', '.join(filter(None, map(_version, PACKAGES)))}")
+    if QUICK:
+        print("A quick run: it shows that the benchmarks work, and its numbers mean nothing.")
 
 
 def _processor() -> str:
@@ -57,7 +69,7 @@ def side_by_side(
     """Seconds per call of each candidate: the median over rounds in which all take turns, so that
     a busy moment of the machine meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
+    for _ in range(often(rounds)):
         for name, run in candidates.items():
             times[name].append(run(calls) / calls)
     return {name: median(measured) for name, measured in times.items()}

@@ -16,7 +16,7 @@ from threading import Event
 from time import perf_counter, sleep
 
 from benchmarks.observe import observing
-from benchmarks.report import Runner, print_ratios, side_by_side
+from benchmarks.report import Runner, often, print_ratios, side_by_side
 from training_exporter import StepSignals, TrainingExporter
 from training_exporter.detectors import robust_detectors
 from training_exporter.monitor import TrainingMonitor
@@ -24,7 +24,7 @@ from training_exporter.sinks import Point, RunInfo, Sink
 from training_exporter.sinks.webhook import WebhookSink
 from training_exporter.sinks.worker import Worker
 
-STEPS = 2500
+STEPS = often(2500)
 STEP_SECONDS = 0.002
 
 

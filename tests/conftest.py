@@ -7,11 +7,21 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from tests.scheduling import Scheduler, turn_of
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
 ROOT = Path(__file__).parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of OpenMP wait for each other by spinning: where others compute, too, a training of
+    # two takes many times as long. Before torch is imported, and for the programs of the tests.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HOW_TO_GET = {
     "promtool": "apt-get install prometheus",
@@ -25,6 +35,18 @@ HOW_TO_GET = {
     "docker": "apt-get install docker.io",
     "dockerd": "apt-get install docker.io",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first."""
+    items.sort(key=lambda item: turn_of(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduler:
+    """Who runs what, where there are several workers."""
+    config.option.loadscopereorder = False  # by number of tests, which says nothing about time
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ from scripts.monitoring import (
     start_monitoring,
 )
 from scripts.processes import Children
+from tests.ports import monitoring_ports
 from training_exporter.lifecycle.blackbox_reader import Box, read_box
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -153,12 +154,14 @@ class Outcome(NamedTuple):
     """All runs at their end.
 
     Attributes:
+        seed: of all moments.
         left: target files that a clean end has left.
         swept: target files after one more run has begun and ended.
         ports: those of the runs that somebody still listens on.
         pace: steps in a second of processor time, with and without an exporter.
     """
 
+    seed: str
     runs: Mapping[str, Run]
     left: list[str]
     swept: list[str]
@@ -207,6 +210,7 @@ class Chaos:
                 left = self.files_of_clean_ends()
                 self.kill_all()
                 return Outcome(
+                    self.seed,
                     self.runs,
                     left,
                     self.files_after_one_more_run(),
@@ -218,7 +222,9 @@ class Chaos:
 
     def monitoring(self, children: Children) -> Monitoring:
         """As shipped, but for the folder of target files."""
-        monitoring = start_monitoring(children, self.folder, find_programs(), [], {})
+        monitoring = start_monitoring(
+            children, self.folder, find_programs(), [], {}, ports=monitoring_ports()
+        )
         alertmanager = monitoring.alertmanager.url.removeprefix("http://")
         config = yaml.safe_load(prometheus_config([], alertmanager))
         shipped = yaml.safe_load(SHIPPED.read_text())["scrape_configs"]
@@ -386,7 +392,7 @@ def table(outcome: Outcome) -> str:
     ours, others = outcome.pace
     pace = f"steps in a second of processor time, with and without: {ours:.1f}, {others:.1f}"
     pace += f", which is {ours / others:.3f}"
-    return "\n".join([head, *rows, pace])
+    return "\n".join([f"CHAOS_SEED={outcome.seed}", head, *rows, pace])
 
 
 def _row(run: Run) -> str:

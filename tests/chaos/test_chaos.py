@@ -43,10 +43,11 @@ def happen(
         assert not attempts, f"it did not come to its end with CHAOS_SEED={attempts[0]}"
         seed = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
         attempts.append(seed)
+        print(f"CHAOS_SEED={seed}")
         outcome = Chaos(tmp_path_factory.mktemp("chaos"), seed).happen()
         capture = pytestconfig.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
-            print(f"\nCHAOS_SEED={seed}\n{table(outcome)}")
+            print(f"\n{table(outcome)}")
         return outcome
 
     return once
@@ -57,7 +58,9 @@ def outcome(binary: Callable[[str], str], happen: Callable[[], Outcome]) -> Outc
     """What has happened."""
     for name in ("prometheus", "prometheus-alertmanager"):
         binary(name)
-    return happen()
+    outcome = happen()
+    print(table(outcome))  # shown with what fails, also by a worker, whose own output nobody sees
+    return outcome
 
 
 @pytest.fixture

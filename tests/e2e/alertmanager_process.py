@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import pytest
 from scripts.alertmanager_config import as_text, derive, load, secrets_from_environment, version_of
 from tests.conftest import ROOT
 from tests.e2e.chat_server import ChatServer
+from tests.ports import free_port
 
 CONFIG = ROOT / "alertmanager" / "alertmanager.yml"
 TEMPLATES = ROOT / "alertmanager" / "templates"
@@ -165,10 +165,3 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
         except (URLError, OSError):
             time.sleep(0.05)
     raise TimeoutError(f"Alertmanager is not ready:\n{log.read_text()}")
-
-
-def free_port() -> int:
-    """A port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

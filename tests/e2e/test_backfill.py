@@ -14,7 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from scripts.processes import Children, free_port, wait_until_ready
+from scripts.processes import Children, wait_until_ready
+from tests.ports import free_port
 from tests.unit.replay.logs import NAN, ROWS, rows, write_csv
 from tests.unit.replay.test_command import run
 

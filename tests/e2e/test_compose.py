@@ -20,7 +20,6 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from scripts.processes import free_port
 from tests.conftest import ROOT
 from tests.e2e.chat_server import ChatServer
 from tests.e2e.private_docker import BRIDGE, Docker, checked, private_docker
@@ -30,6 +29,7 @@ from tests.e2e.stand_in_images import (
     prometheus_image,
     python_image,
 )
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -18,8 +18,9 @@ from urllib.request import urlopen
 import pytest
 
 from scripts.monitoring import Programs, start_monitoring
-from scripts.processes import Child, Children, free_port
+from scripts.processes import Child, Children
 from tests.dashboards.model import Json, Query, load_all, queries, variables
+from tests.ports import free_port, monitoring_ports
 from training_exporter import TrainingExporter
 
 pytestmark = pytest.mark.e2e
@@ -125,7 +126,9 @@ def source(
     )
     with Children() as children, broken:
         targets = [f"127.0.0.1:{port}" for port in (*ports, broken.port)]
-        prometheus = start_monitoring(children, folder, programs, targets, {}).prometheus
+        prometheus = start_monitoring(
+            children, folder, programs, targets, {}, ports=monitoring_ports()
+        ).prometheus
         started = [
             _start(children, folder, demo, port) for demo, port in zip(DEMOS, ports, strict=True)
         ]

@@ -27,7 +27,7 @@ def test_an_example_trains_and_serves(example: Path, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
     assert result.returncode == 0, result.stderr

@@ -130,6 +130,7 @@ def hang(run: Run, control: Control) -> str:
     return run.wait_for(r"^training_gpu_driver_stalled\{.*\} 1", STALL_SECONDS + 10)
 
 
+@pytest.mark.alone
 def test_a_driver_that_hangs_hurts_nobody(run: Run, control: Control) -> None:
     """No old value is shown, scrapes are as quick as ever, steps go on, and it comes back."""
     before = [run.page()[1] for _ in range(20)]
@@ -150,6 +151,7 @@ def test_a_driver_that_hangs_hurts_nobody(run: Run, control: Control) -> None:
     assert log.count("answers again") == 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("how", ["end", "close"])
 def test_a_driver_that_hangs_does_not_hold_the_process(
     stand_in_library: Path, run: Run, control: Control, tmp_path: Path, how: str

@@ -123,6 +123,7 @@ def test_the_last_scrape_sees_how_it_ended(end: str, tmp_path: Path) -> None:
     assert len(seen) <= 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("environment", "scraped"), [({"TRAINING_EXPORTER_LINGER": "0"}, True), ({}, False)]
 )
@@ -143,6 +144,7 @@ def test_no_wait_where_none_is_wanted_or_nobody_comes(
     assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.alone
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     """Who presses Ctrl-C again has no time, and wants no traceback for it."""
     process, url = start("in_a_block()", tmp_path)
@@ -187,6 +189,7 @@ def test_the_next_run_leaves_the_page_of_the_last_one_until_it_was_seen(tmp_path
     assert 'training_state{rank="0",run="second",state="completed"} 1.0' in second
 
 
+@pytest.mark.alone
 def test_several_runs_share_one_wait(tmp_path: Path) -> None:
     """The bound is one for the process, and all are concluded before it begins."""
     end = """
@@ -209,6 +212,7 @@ until_told()
     assert 1.5 < time.monotonic() - began < 3.5
 
 
+@pytest.mark.alone
 def test_multiprocessing_does_not_make_it_wait_twice(tmp_path: Path) -> None:
     """Its own hook at the end of a process runs in the main process as well."""
     end = "import multiprocessing.util\nin_a_block()"

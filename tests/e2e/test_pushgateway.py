@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from scripts.monitoring import prometheus_config
-from scripts.processes import Children, free_port, wait_until_ready
+from scripts.processes import Children, wait_until_ready
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

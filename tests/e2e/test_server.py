@@ -83,7 +83,7 @@ def connect(server: MetricsServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -202,6 +202,7 @@ def test_a_client_that_hangs_up(make: Make, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.alone
 def test_half_a_request_has_a_deadline(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends a byte now and then is cut off all the same."""
     monkeypatch.setattr(connections, "CONVERSATION_SECONDS", 0.3)
@@ -218,6 +219,7 @@ def dribble(client: socket.socket, times: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.alone
 def test_a_client_that_does_not_read_has_a_deadline(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +372,7 @@ def test_a_forked_child_may_close(make: Make) -> None:
     scrape(server)
 
 
+@pytest.mark.alone
 def test_close(make: Make) -> None:
     """Closing is prompt, may be repeated, and frees the port for the next server."""
     for start in (True, False):
@@ -386,6 +389,22 @@ def test_close(make: Make) -> None:
         again.close()
 
 
+def test_a_socket_that_somebody_else_closes(make: Make, logs: pytest.LogCaptureFixture) -> None:
+    """The server says that it has stopped, and neither spins nor raises when it is closed."""
+    server = make()
+    server._socket.close()
+    server.wake()
+    wait_for(lambda: not ours())
+
+    server.wake()
+    server.close()
+
+    assert [record.getMessage() for record in logs.records] == [
+        f"the metrics server at {server.url} has stopped"
+    ]
+
+
+@pytest.mark.alone
 def test_close_does_not_wait_for_a_page_that_hangs(make: Make) -> None:
     """A collector that never returns costs two seconds at the end, no more."""
     server = make()

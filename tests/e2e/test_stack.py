@@ -31,6 +31,8 @@ ADDRESSES = {
     name: re.compile(rf"^{name} +(http://localhost:\d+)", re.MULTILINE)
     for name in ("Exporter", "Alerts", "Alertmanager")
 }
+PATIENCE_SECONDS = 180.0
+"""On a busy machine torch and transformers take a minute to import."""
 SHORT = ("--healthy", "--steps", "100000", "--eval-every", "0")
 
 
@@ -54,7 +56,7 @@ class Stack:
     def output(self) -> str:
         return self.log.read_text()
 
-    def until(self, holds: Callable[[], object], *, seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until something holds, or fail with what the stack has said."""
         deadline = time.monotonic() + seconds
         while not holds():

@@ -19,8 +19,9 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from scripts.monitoring import Monitoring, Programs, start_monitoring
-from scripts.processes import Child, Children, free_port
+from scripts.processes import Child, Children
 from tests.e2e.chat_server import ChatServer, Message
+from tests.ports import free_port, monitoring_ports
 
 SERVICES = ("slack", "discord")
 FIRST_PORT = 21400
@@ -91,7 +92,14 @@ def harvest(
             (folder / version).mkdir()
             watchers[version] = (
                 chat,
-                start_monitoring(children, folder / version, programs, targets, urls_of(chat)),
+                start_monitoring(
+                    children,
+                    folder / version,
+                    programs,
+                    targets,
+                    urls_of(chat),
+                    ports=monitoring_ports(),
+                ),
             )
         for run, options in runs.items():
             start_demo(children, folder / f"{run}.log", run, ports[run], options)

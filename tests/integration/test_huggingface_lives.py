@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-import socket
 import weakref
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,9 @@ from tests.integration.tiny import (
     tiny_model,
     trained,
 )
+from tests.ports import free_port
 from training_exporter import TrainingExporter
 from training_exporter.integrations.huggingface import PrometheusCallback
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def steps_of(exporter: RecordingExporter) -> list[int]:

@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from scripts.monitoring import prometheus_config
-from scripts.processes import Child, Children, free_port, wait_until_ready
+from scripts.processes import Child, Children, wait_until_ready
 from tests.conftest import ROOT
 from tests.e2e.watched_demos import asked
 from tests.integration.ranks_worker import SLOW_SECONDS
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

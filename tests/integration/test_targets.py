@@ -17,8 +17,9 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from scripts.processes import Child, Children, free_port, wait_until_ready
+from scripts.processes import Child, Children, wait_until_ready
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -79,7 +80,7 @@ def children() -> Iterator[Children]:
 def query(tmp_path: Path, binary: Callable[[str], str], children: Children) -> Query:
     """Asks a Prometheus, which has the shipped way of finding targets, for the labels of series."""
     config = yaml.safe_load((ROOT / "prometheus" / "prometheus.yml").read_text())
-    path, port = tmp_path / "prometheus.yml", free_port(0)
+    path, port = tmp_path / "prometheus.yml", free_port()
     config = {
         "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
         "scrape_configs": config["scrape_configs"],

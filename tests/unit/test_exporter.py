@@ -461,6 +461,7 @@ def test_what_went_on_ends_with_the_run(error: Exception | None, active: bool) -
     assert (found.active, found.total) == (active, 1)
 
 
+@pytest.mark.alone
 def test_closing_may_wait_for_the_next_scrape() -> None:
     """Who closes in the middle of a process would take the end of the run away from a scraper."""
     exporter = TrainingExporter(port=0, address="127.0.0.1", linger=5.0)

@@ -187,12 +187,13 @@ class Worker:
             tell()
         except Exception as error:  # nobody is above in this thread, and users' code is in it
             self._on_error()
-            self.retired = not isinstance(error, SinkTrouble)
-            self._log(error)
+            over = not isinstance(error, SinkTrouble)
+            self._log(error, over=over)
+            self.retired = over  # last, as nobody waits for a sink that is
 
-    def _log(self, error: Exception) -> None:
+    def _log(self, error: Exception, *, over: bool) -> None:
         """The first trouble, and the end."""
-        if self.retired:
+        if over:
             self._waiting.clear()
             expected = isinstance(error, SinkClosed)
             logger.error(

@@ -9,10 +9,12 @@ connections are taken. Both are added here, by its own extension points.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -128,6 +130,22 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         patience = BUSY_SECONDS if self.active_channels else IDLE_SECONDS
         # poll rather than select, which fails on descriptors above 1023.
         wasyncore.loop(patience, use_poll=True, map=self._map, count=1)
+
+    def must_listen(self) -> None:
+        """Nothing, while there is something to wait for.
+
+        Raises:
+            OSError: somebody closed the socket, upon which waitress closed the trigger, too. The
+                next round would wait for nothing and be over at once, and so on for ever.
+        """
+        if not self._map:
+            raise OSError(errno.EBADF, "somebody else has closed the listening socket")
+
+    def rouse(self) -> None:
+        """Have a round end that waits. Called from other threads."""
+        if self._map:  # or the trigger's descriptor may be a file of the training by now
+            with suppress(OSError):
+                self.pull_trigger()
 
     def readable(self) -> bool:
         return monotonic() >= self._paused_until and bool(super().readable())

@@ -89,7 +89,7 @@ class MetricsServer:
     def wake(self) -> None:
         """Have the loop ask at once whether the server is still wanted. Takes no lock."""
         if self._listener is not None and not self._closed:
-            self._listener.pull_trigger()
+            self._listener.rouse()
 
     def close(self) -> None:
         """Free the port and end the threads. May be called at any time and more than once."""
@@ -102,7 +102,7 @@ class MetricsServer:
             return
         loop = self._loop
         if loop is not None and loop is not current_thread() and loop.ident is not None:
-            self._listener.pull_trigger()
+            self._listener.rouse()
             loop.join(STOP_SECONDS)
         self._listener.close_connections()
         if self._workers.stop(STOP_SECONDS):
@@ -114,6 +114,7 @@ class MetricsServer:
         try:
             while not self._closed and self._wanted():
                 listener.run_once()
+                listener.must_listen()
         except (OSError, ValueError):  # someone has closed the descriptors under the loop
             if not self._closed:
                 logger.exception("the metrics server at %s has stopped", self.url)

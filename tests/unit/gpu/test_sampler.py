@@ -128,6 +128,7 @@ def test_a_driver_that_comes_back(
     assert "answers again" in logs.text
 
 
+@pytest.mark.alone
 def test_close_does_not_wait_for_a_hanging_driver(hanging: GpuSampler) -> None:
     """Nor does whoever calls it."""
     started = perf_counter()
@@ -137,6 +138,7 @@ def test_close_does_not_wait_for_a_hanging_driver(hanging: GpuSampler) -> None:
     assert hanging.source() == GpuReadings()
 
 
+@pytest.mark.alone
 def test_close_waits_but_briefly_for_a_call_in_progress(nvml: Control, sampler: GpuSampler) -> None:
     """It may be about to hang."""
     nvml.hang("nvmlDeviceGetPowerUsage")
@@ -186,6 +188,7 @@ def test_a_sampler_that_is_dropped_takes_its_thread_along(nvml: Control) -> None
     wait_until(lambda: not threads())
 
 
+@pytest.mark.alone
 def test_dropping_a_sampler_waits_for_nothing(nvml: Control) -> None:
     """The garbage collector does it, on whatever thread it runs."""
     sampler = new_sampler()

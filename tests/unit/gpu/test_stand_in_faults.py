@@ -104,6 +104,7 @@ def test_a_call_hangs_until_it_is_released(
     assert nvml.hanging == 0
 
 
+@pytest.mark.alone
 def test_a_call_hangs_for_a_time(nvml: Control, gpus: tuple[Handle, Handle]) -> None:
     """And answers then; another function does not hang."""
     nvml.hang(POWER, seconds=0.05)

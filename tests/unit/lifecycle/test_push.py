@@ -266,6 +266,7 @@ def test_a_gateway_that_is_down(logs: pytest.LogCaptureFixture) -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.alone
 def test_a_gateway_that_hangs_holds_up_the_end_for_a_bounded_time(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, logs: pytest.LogCaptureFixture
 ) -> None:
