@@ -102,6 +102,7 @@ def test_prometheus_differs_in_addresses_only() -> None:
     (job,) = there["scrape_configs"]
     assert alertmanager["static_configs"] == [{"targets": [addresses["alertmanager"]]}]
     assert job["static_configs"] == [{"targets": [addresses["trainer"]]}]
+    assert job["file_sd_configs"] == here["scrape_configs"][0]["file_sd_configs"]
     assert set(addresses) <= set(SERVICES)
     for config in (here, there):
         del config["alerting"]

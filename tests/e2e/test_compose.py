@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import mkdtemp
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -30,6 +31,7 @@ from tests.e2e.stand_in_images import (
     python_image,
 )
 from tests.ports import free_port
+from training_exporter import TrainingExporter
 
 pytestmark = pytest.mark.e2e
 
@@ -39,6 +41,13 @@ SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 DOCKERFILE = (ROOT / "exporter" / "Dockerfile").read_text()
 PYTHON_IMAGE = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)[0]
 PORTS = ("TRAINER_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "GRAFANA_PORT")
+OWN_RUN: dict[str, Any] = {
+    "run": "own",
+    "sd_dir": str(ROOT / "prometheus" / "targets"),
+    "sd_address": "host.docker.internal",
+    "linger": 0,
+}
+"""A run of one's own on this machine, as docs/compose.md has it."""
 FAULT = "--steps 100000 --eval-every 0 --fault nan@60"
 
 
@@ -72,6 +81,13 @@ class Stack(NamedTuple):
         with urlopen(f"{address}?{urlencode({'query': promql})}", timeout=10) as answer:
             result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return result
+
+    def wait_for(self, promql: str, seconds: float) -> None:
+        """Until a query has a result."""
+        deadline = monotonic() + seconds
+        while not self.query(promql):
+            assert monotonic() < deadline, f"no result of {promql}"
+            sleep(0.5)
 
 
 def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -129,6 +145,10 @@ def test_the_stack_comes_up_tells_a_fault_and_leaves_nothing(stack: Stack) -> No
         "up", "--detach", "--wait", "alertmanager"
     )  # an address that is no longer set is forgotten
     assert private_to_alertmanager(stack) == {"alertmanager.yml"}
+
+    with TrainingExporter(**OWN_RUN, port=free_port()) as own:
+        own.step(loss=1.0)
+        stack.wait_for('training_step{run="own"} == 1', seconds=60)
 
     stack("stop", "trainer")
     assert stack.container("trainer")["State"]["ExitCode"] == 0

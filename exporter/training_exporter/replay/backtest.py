@@ -68,11 +68,12 @@ def read_labels(path: Path) -> Labels:
     """
     by_run: dict[str, list[Label]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, delimiter="\t")
             unit = _unit(path, table.fieldnames or ())
             for row in table:
-                by_run.setdefault(row["id"], []).append(_label(path, table.line_num, row, unit))
+                label = _label(path, table.line_num, row, unit)
+                by_run.setdefault(row["id"], []).append(label)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReplayError(f"cannot read the labels in {path}: {error}") from None
     if not by_run:
@@ -95,6 +96,8 @@ def _label(path: Path, line: int, row: Mapping[str, str | None], unit: str) -> L
         first, last = (int(float(row[f"{end}_{unit[:-1]}"] or "")) for end in ("first", "last"))
     except (ValueError, OverflowError):
         raise ReplayError(f"{path}, line {line}: first and last must be whole numbers") from None
+    if not row["id"]:
+        raise ReplayError(f"{path}, line {line}: id must be the name of a log")
     kind, confidence = row["kind"] or "", row.get("confidence") or CONFIDENCES[0]
     _one_of(path, line, "kind", kind, KINDS)
     _one_of(path, line, "confidence", confidence, CONFIDENCES)

@@ -39,7 +39,7 @@ _EVALUATED = re.compile(r"(?:eval|evaluation|val|valid|validation)(?:_(?P<datase
 _LONGEST_NAME = 80
 _OURS = "monitor_"
 """Names that our own sinks log begin so."""
-_RATE_OF_GROUP = re.compile(r"lr_.+")
+_RATE_OF_GROUP = re.compile(r"(?:lr|learning_rate)_.+")
 
 
 class Columns:

@@ -18,46 +18,22 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 from training_exporter.replay.backtest import play_all, read_labels, summaries, table_of
-from training_exporter.replay.columns import SIGNALS, STEP, parse_map
+from training_exporter.replay.columns import STEP
 from training_exporter.replay.openmetrics import Backfill, parse_start
+from training_exporter.replay.options import Clip, Json, Names, Options, Profile, Windows, plan_of
 from training_exporter.replay.playing import Plan, Playback
 from training_exporter.replay.plotting.curves import Sketch
-from training_exporter.replay.report import for_person, for_program
+from training_exporter.replay.report import counted, for_person, for_program
 from training_exporter.replay.rows import Event
-from training_exporter.replay.settings import parse_options, parse_profile, paste_lines
+from training_exporter.replay.settings import paste_lines
 from training_exporter.replay.trouble import ReplayError
 from training_exporter.terminal import fail
 
 LONG = 4_000_000
 """Bytes of a log from which on there is a progress bar."""
 FOLLOW_SECONDS = 1.0
-WINDOWS = ("steps", "rows")
 Observer: TypeAlias = Callable[[Event], object]
 """Is told of each step and evaluation once it was judged."""
-
-Profile = Annotated[str, typer.Option(help="Detectors: robust, textbook or both.")]
-Options = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KIND.OPTION=N", help="Option of a detector to try. May be repeated."
-    ),
-]
-Names = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--map",
-        metavar="SIGNAL=NAME",
-        help=f"What a signal is called in the log; SIGNAL is one of {', '.join(SIGNALS)}.",
-    ),
-]
-Clip = Annotated[
-    float | None,
-    typer.Option(min=0, help="Norm above which gradients were clipped, if the log says none."),
-]
-Windows = Annotated[
-    str, typer.Option(help="What the windows of textbook detectors count: steps or rows.")
-]
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
 def replay(
@@ -72,28 +48,34 @@ def replay(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write what `promtool tsdb create-blocks-from openmetrics` takes into Prometheus.",
+            help="Write the run for `promtool tsdb create-blocks-from openmetrics`.",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw it, with what was found, as .svg, .png or .pdf."),
+        typer.Option(metavar="FILE", help="Draw the run and its anomalies, as .svg, .png or .pdf."),
     ] = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Play it live on a page, as if it went on now.")
+        bool, typer.Option("--serve", help="Play the run live on a page, as if it went on now.")
     ] = False,
     follow: Annotated[
         bool,
         typer.Option(
             "--follow",
-            help="Serve a run that goes on, or is still to begin, by what it logs.",
+            help="Judge a run that goes on, or is still to begin, by its log; with a page.",
         ),
     ] = False,
     speed: Annotated[
-        float, typer.Option(min=0.001, help="There, how many times faster than it was.")
+        float, typer.Option(min=0.001, help="With --serve: how many times faster than it was.")
     ] = 1.0,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="There, port to serve on; 0 is any.")
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="With --serve or --follow: port of the page; 0 is any that is free.",
+            show_default="as configured",
+        ),
     ] = None,
     run: Annotated[
         str | None,
@@ -103,30 +85,40 @@ def replay(
     ] = None,
     row_seconds: Annotated[
         float,
-        typer.Option(min=0.001, help="For both, time from row to row, if the log has no times."),
+        typer.Option(
+            min=0.001,
+            help="With --serve or --openmetrics: time from row to row, if the log has no times.",
+        ),
     ] = 1.0,
     start: Annotated[
         str | None,
-        typer.Option(help="For --openmetrics, when the run began, if the log has no times."),
+        typer.Option(
+            help="With --openmetrics: when the run began, if the log has no times, such as"
+            " 2026-01-31T10:00."
+        ),
     ] = None,
 ) -> None:
     """Judge a past run by the same detectors as a live one.
 
-    SOURCE is a Hugging Face trainer_state.json or its checkpoint or output folder, TensorBoard
-    event files or their folder, a W&B run's folder, JSON lines such as trainer_log.jsonl, or CSV
-    such as Lightning's metrics.csv.
+    SOURCE is one of these:
+
+    Hugging Face: trainer_state.json, a checkpoint's folder or the output folder.
+
+    TensorBoard: an event file or a folder of them.
+
+    W&B: a .wandb file or a run's folder.
+
+    JSON lines, such as trainer_log.jsonl, or CSV, such as Lightning's metrics.csv.
     """
+    live = "--follow" if follow else "--serve" if serve else ""
     try:
-        plan = _plan(profile, options, names, clip, windows)
-        if (serve or follow) and (as_json or openmetrics is not None or plot is not None):
-            raise ReplayError("--serve and --follow go without --json, --openmetrics and --plot")
-        if plot is not None:
-            _require_plot(plot)
-        playback = Playback(source, plan, more_soon if follow else None, _say)
+        plan = plan_of(profile, options, names, clip, windows)
+        _require_possible(plan, live, as_json, openmetrics, plot)
         name = run or source.resolve().stem
-        if serve or follow:
-            _serve(playback, name, port, inf if follow else speed, row_seconds)
+        if live:
+            _serve(source, plan, name, port, inf if follow else speed, row_seconds, follow=follow)
             return
+        playback = Playback(source, plan)
         sketch = Sketch(playback.judges[0], steps_known=STEP in playback.columns.names)
         drawn = () if plot is None else (sketch.note,)
         if openmetrics is None:
@@ -141,7 +133,7 @@ def replay(
     if as_json:
         typer.echo(json.dumps(for_program(playback), indent=1))
     else:
-        _print(for_person(playback, plan.options))
+        _print(for_person(playback))
 
 
 def backtest(
@@ -162,7 +154,7 @@ def backtest(
 ) -> None:
     """Compare what the detectors find in many past runs with what a person marked in them."""
     try:
-        plan = _plan(profile, options, names, clip, windows)
+        plan = plan_of(profile, options, names, clip, windows)
         marked = read_labels(labels)
         console = Console(stderr=True)
         with console.status("judging") as status:
@@ -185,33 +177,8 @@ def backtest(
     rows = sum(trial.judges[0].rows for trial in trials)
     tables = [table_of(name, by_kind, marked.unit) for name, by_kind in found.items()]
     paste = [Text(line, style="cyan") for line in paste_lines(plan.profiles, plan.options)]
-    _print([Text(f"{len(trials)} runs, {rows:,} rows."), *tables, *paste])
-
-
-def _plan(
-    profile: str,
-    options: list[str] | None,
-    names: list[str] | None,
-    clip: float | None,
-    windows: str,
-) -> Plan:
-    """The plan that the options ask for.
-
-    Raises:
-        ReplayError: an option that makes no sense, naming what does.
-    """
-    if windows not in WINDOWS:
-        raise ReplayError(f"--windows is one of {', '.join(WINDOWS)}, not {windows}")
-    try:
-        return Plan(
-            profiles=parse_profile(profile),
-            options=parse_options(options or ()),
-            names=parse_map(names or ()),
-            clip_threshold=clip,
-            windows_in_steps=windows == "steps",
-        )
-    except ValueError as error:
-        raise ReplayError(f"--set: {error}") from None
+    head = Text(f"{counted(len(trials), 'run')}, {counted(rows, 'row')}.")
+    _print([head, *tables, *paste])
 
 
 def more_soon() -> bool:
@@ -221,11 +188,23 @@ def more_soon() -> bool:
 
 
 def _serve(
-    playback: Playback, run: str, port: int | None, speed: float, row_seconds: float
+    source: Path,
+    plan: Plan,
+    run: str,
+    port: int | None,
+    speed: float,
+    row_seconds: float,
+    *,
+    follow: bool,
 ) -> None:
-    """Play it on a page; raises what `live.serve` raises."""
+    """Play it on a page; raises what `Playback` and `live.serve` raise."""
     from training_exporter.replay import live  # an exporter and all that it needs
 
+    try:
+        playback = Playback(source, plan, more_soon if follow else None, _say)
+    except KeyboardInterrupt:  # while it is waited for
+        _say("Stopped.")
+        return
     live.serve(playback, run=run, port=port, speed=speed, row_seconds=row_seconds, say=_say)
 
 
@@ -233,8 +212,39 @@ def _say(line: str) -> None:
     Console(highlight=False).print(Text(line), soft_wrap=True)
 
 
+def _require_possible(
+    plan: Plan, live: str, as_json: bool, openmetrics: Path | None, plot: Path | None
+) -> None:
+    """Refuse what could not be done in the end, before a log is waited for or read.
+
+    Args:
+        plan: how to replay.
+        live: the option that asks for a page, if there is one.
+        as_json, openmetrics, plot: what else is asked for.
+
+    Raises:
+        ReplayError: what is asked for does not go together, or cannot be written.
+    """
+    if live and (as_json or openmetrics is not None or plot is not None):
+        raise ReplayError("--serve and --follow go without --json, --openmetrics and --plot")
+    if len(plan.profiles) > 1 and (live or openmetrics is not None):
+        # The counters of two would be the same series.
+        raise ReplayError(f"{live or '--openmetrics'} takes one profile, as a live run has one")
+    if openmetrics is not None:
+        _require_file("--openmetrics", openmetrics)
+    if plot is not None:
+        _require_plot(plot)
+
+
+def _require_file(option: str, file: Path) -> None:
+    if not file.parent.is_dir():
+        raise ReplayError(f"{option} takes a file in a folder that is there, not {file}")
+    if file.is_dir():
+        raise ReplayError(f"{option} takes a file, and {file} is a folder")
+
+
 def _require_plot(file: Path) -> None:
-    """Refuse a picture that could not be drawn or written, before a long log is read.
+    """Refuse a picture that could not be drawn or written.
 
     Raises:
         ReplayError: no matplotlib, or no such kind of file.
@@ -247,7 +257,8 @@ def _require_plot(file: Path) -> None:
         raise ReplayError(
             "--plot needs matplotlib: pip install 'training-exporter[plot]'"
         ) from None
-    figure.require_path(file)
+    figure.require_format(file)
+    _require_file("--plot", file)
 
 
 def _draw(playback: Playback, sketch: Sketch, run: str, file: Path) -> None:
@@ -269,11 +280,9 @@ def _backfill(
     """Judge it, and write it as OpenMetrics; others may look on.
 
     Raises:
-        ReplayError: two profiles, whose counters would be the same series; or no times.
+        ReplayError: no times.
         OSError: the file cannot be written.
     """
-    if len(playback.judges) > 1:
-        raise ReplayError("--openmetrics takes one profile, as the counters of two are the same")
     judge, troubles = playback.judges[0], playback.troubles
     with Backfill(judge, run, start=start, row_seconds=row_seconds, troubles=troubles) as backfill:
         _play(playback, backfill.note, *judged)

@@ -50,13 +50,16 @@ class Fresh:
     def of(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records from the first one on that is not the one that stood there."""
         known = self._known
-        for place, record in enumerate(records):
-            mark = hash(repr(record))
-            if place < len(known):
-                if known[place] == mark:
-                    continue
-                del known[place:]
-            known.append(mark)
+        place = 0
+        for record in records:
+            if record:
+                mark = hash(repr(record))
+                place += 1
+                if place <= len(known):
+                    if known[place - 1] == mark:
+                        continue
+                    del known[place - 1 :]
+                known.append(mark)
             yield record
 
 
@@ -79,16 +82,20 @@ def follow_growing(
     fresh = Fresh()
     while True:
         end = _End(later, following.wait)
-        stream = Stream(path, end.wait)
-        end.replaced = stream.replaced
         try:
-            yield from fresh.of(read(stream, troubles))
-            if not end.reached:
-                following.say(f"{path} is damaged; waiting for what comes after it.")
-            while end.wait():
-                pass  # what is behind a damage cannot be read
-        finally:
-            stream.close()
+            stream = Stream(path, end.wait)
+        except FileNotFoundError:  # it was just deleted, and may come again
+            end.replaced = path.exists
+            end.wait_for()
+        else:
+            end.replaced = stream.replaced
+            try:
+                yield from fresh.of(read(stream, troubles))
+                if not end.reached:
+                    following.say(f"{path} is damaged; waiting for what comes after it.")
+                    end.wait_for()
+            finally:
+                stream.close()
         if end.successor is not None:
             path, fresh = end.successor, Fresh()
             following.say(f"The log goes on in {path}.")
@@ -130,6 +137,11 @@ class _End:
             self._look()
         # Also if it is over: what was written before that is still to be read.
         return True
+
+    def wait_for(self) -> None:
+        """Wait for it where nothing more can be read: behind a damage, or of no file."""
+        while self.wait():
+            pass
 
     def _is_over(self) -> bool:
         return self.anew or self.successor is not None

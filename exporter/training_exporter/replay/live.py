@@ -69,17 +69,15 @@ def serve(
     """Play a run on a page of its own, which stays after the end until Ctrl-C.
 
     Args:
-        playback: the run; one profile of detectors.
+        playback: the run, whose plan has one profile of detectors.
         run: its name there.
         port: port to serve on, None as configured.
         speed, row_seconds: as for `play_live`.
         say: tells the user where to look, and what was wrong with the log.
 
     Raises:
-        ReplayError: two profiles, or a variable of the environment that makes no sense.
+        ReplayError: a variable of the environment that makes no sense.
     """
-    if len(playback.judges) > 1:
-        raise ReplayError("--serve takes one profile, as a live run has one")
     judge = playback.judges[0]
     chosen: dict[str, Any] = {} if port is None else {"port": port}
     try:

@@ -104,6 +104,7 @@ class Playback:
         say: tells the user of a run that is followed what is waited for, and where it goes on.
 
     Attributes:
+        plan: how.
         source: what lies there.
         columns: what was taken for which signal.
         stride: steps from one row to the next, None when that is not known.
@@ -125,7 +126,7 @@ class Playback:
     ) -> None:
         self.path = path
         self.course = Course()
-        self._plan = plan
+        self.plan = plan
         if wait is None:
             self._look(going_on=False)
             self._records = self.source.records(self.troubles)
@@ -173,7 +174,7 @@ class Playback:
 
     def events(self) -> Iterator[Event]:
         """Its steps and evaluations, once."""
-        rows = Rows(self.columns, self.troubles, self._plan.clip_threshold)
+        rows = Rows(self.columns, self.troubles, self.plan.clip_threshold)
         return rows.events(self._records)
 
     def _wait_for_beginning(self, wait: Callable[[], bool], say: Callable[[str], object]) -> None:
@@ -226,7 +227,7 @@ class Playback:
         troubles = Troubles()
         try:
             source = Source(self.source.format, self.source.paths)
-            found = list(islice(source.records(troubles), BEGINNING))
+            found = list(islice(filter(None, source.records(troubles)), BEGINNING))
         except FileNotFoundError as error:
             raise NotYetError(f"{error.filename} is gone") from None
         if not found:
@@ -240,7 +241,7 @@ class Playback:
             NotYetError: not all that is needed is in these few records.
             ReplayError: it is not in the log.
         """
-        names = dict(self._plan.names)
+        names = dict(self.plan.names)
         if self.source.format.step is not None:
             names.setdefault(STEP, self.source.format.step)
         columns = Columns(names)

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from training_exporter.detectors import Options
+from training_exporter.catalog import CLIPPING_EXCESS
 from training_exporter.replay.judging import Episode, Judge
 from training_exporter.replay.playing import Playback
 from training_exporter.replay.settings import paste_lines
@@ -23,15 +23,16 @@ SHOWN = 100
 """Anomalies in the table; JSON has more."""
 
 
-def for_person(playback: Playback, options: Options) -> list[RenderableType]:
+def for_person(playback: Playback) -> list[RenderableType]:
     """What was taken for what, the anomalies, and a summary; lines are not to be wrapped."""
     parts: list[RenderableType] = [Text(line) for line in _introduction(playback)]
     parts += [Text(f"Note: {line}.", style="yellow") for line in playback.troubles.lines()]
     parts += _anomalies(playback)
     for judge in playback.judges:
-        parts += [Text(line) for line in _summary(judge)]
+        parts += [Text(line) for line in _summary(judge, playback)]
     profiles = [judge.profile for judge in playback.judges]
-    parts += [Text(line, style="cyan") for line in paste_lines(profiles, options)]
+    lines = paste_lines(profiles, playback.plan.options)
+    parts += [Text(line, style="cyan") for line in lines]
     return parts
 
 
@@ -93,8 +94,9 @@ def _introduction(playback: Playback) -> Iterator[str]:
     course, stride = playback.course, playback.stride
     files = f" in {len(playback.source.paths)} files" if len(playback.source.paths) > 1 else ""
     yield (
-        f"{playback.path}: {playback.source.format.name}{files}, {course.rows:,} rows, steps "
-        f"{course.first_step:,} to {course.last_step:,}, {course.evaluations:,} evaluations."
+        f"{playback.path}: {playback.source.format.name}{files}, {counted(course.rows, 'row')},"
+        f" steps {course.first_step:,} to {course.last_step:,},"
+        f" {counted(course.evaluations, 'evaluation')}."
     )
     taken = [f"{signal} from {name!r}" for signal, name in playback.columns.names.items()]
     taken += [
@@ -139,7 +141,7 @@ def _anomalies(playback: Playback) -> list[RenderableType]:
     for profiles, episode in found[:SHOWN]:
         begun = episode.begun
         steps = _steps(episode, playback.stride)
-        lasted = f"{steps:,} step{'s' if steps > 1 else ''}{'' if episode.over else ', to the end'}"
+        lasted = f"{counted(steps, 'step')}{'' if episode.over else ', to the end'}"
         threshold = f"{begun.threshold:.4g}" if isfinite(begun.threshold) else ""
         cells = [f"{begun.step:,}", begun.kind, f"{begun.value:.4g}", threshold, lasted]
         table.add_row(*cells, *([" and ".join(profiles)] if several else []))
@@ -158,9 +160,28 @@ def _by_step(judges: Sequence[Judge]) -> list[tuple[list[str], Episode]]:
     return [found[key] for key in sorted(found)]
 
 
-def _summary(judge: Judge) -> Iterator[str]:
+def _summary(judge: Judge, playback: Playback) -> Iterator[str]:
     counts = [f"{count:,} {kind}" for kind, count in judge.totals().items() if count]
     yield f"{judge.profile}: {', '.join(counts) or 'nothing'}."
     unjudged = judge.never_ready()
     if unjudged:
-        yield f"  The log is too short for, or lacks what is needed by: {', '.join(unjudged)}."
+        hint = ""
+        if CLIPPING_EXCESS in unjudged and _lacks_threshold(playback):
+            hint = f" (for {CLIPPING_EXCESS} add --clip NORM)"
+        kinds = ", ".join(unjudged)
+        yield f"  The log is too short for, or lacks what is needed by: {kinds}{hint}."
+
+
+def _lacks_threshold(playback: Playback) -> bool:
+    """Whether it would help to say above which norm gradients were clipped."""
+    names = playback.columns.names
+    return (
+        "grad_norm" in names
+        and "clip_threshold" not in names
+        and playback.plan.clip_threshold is None
+    )
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something, in words."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -97,14 +97,14 @@ class Source:
         if self._folder is None and self.format is not EVENTS:
             return None
         here, pattern = self._last.parent, self.format.pattern
-        found = [*here.glob(pattern)]
-        if self._folder is not None and self._folder in here.parents:
-            found += here.parent.glob(f"*/{pattern}")
-        new = [path for path in found if path.resolve() not in self._known]
         try:
+            found = [*here.glob(pattern)]
+            if self._folder is not None and self._folder in here.parents:
+                found += here.parent.glob(f"*/{pattern}")
+            new = [path for path in found if path.resolve() not in self._known]
             first = min(_with_content(new), key=_written, default=None)
         except FileNotFoundError:
-            return None  # one of them was just deleted
+            return None  # a file or folder was just deleted
         if first is not None:
             self._last = first
             self._known.add(first.resolve())

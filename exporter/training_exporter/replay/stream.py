@@ -16,6 +16,8 @@ MAX_LINE = 1 << 24
 """Longer lines come in pieces, so that no file is read into memory as a whole."""
 
 DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+DAMAGED_ARCHIVE = "archive that is damaged or cut off"
+"""How it is told that unpacking raised one of them."""
 _TAIL = 256
 """Bytes before the end by which a file that was written anew is known."""
 
@@ -73,7 +75,7 @@ class Stream:
             while len(found) < size and self._wait():
                 found += self.file.read(size - len(found))
         except DAMAGED_GZIP as error:
-            troubles.note("archive that is damaged or cut off", str(error))
+            troubles.note(DAMAGED_ARCHIVE, str(error))
             return b""
         return found
 
@@ -86,7 +88,7 @@ class Stream:
                 while not line.endswith(b"\n") and len(line) < MAX_LINE and self._wait():
                     line += readline(MAX_LINE)
             except DAMAGED_GZIP as error:
-                troubles.note("archive that is damaged or cut off", str(error))
+                troubles.note(DAMAGED_ARCHIVE, str(error))
                 return
             if not line:
                 return

@@ -11,7 +11,7 @@ from training_exporter.replay.stream import Stream
 from training_exporter.replay.trouble import Troubles
 
 Record = dict[str, object]
-"""What was logged at one time, by name."""
+"""What was logged at one time, by name. An empty one says that nothing more belongs to the last."""
 
 _CHUNK = 1 << 20
 _MAX_OBJECT = 1 << 24

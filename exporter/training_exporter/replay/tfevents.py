@@ -9,15 +9,11 @@ from functools import lru_cache
 from itertools import chain
 from struct import Struct, error, unpack
 
-from training_exporter.replay.crc32c import masked_crc
 from training_exporter.replay.stream import Stream
 from training_exporter.replay.text_logs import Record
-from training_exporter.replay.tfrecords import begins_with_record as is_event_file
 from training_exporter.replay.tfrecords import short_events
 from training_exporter.replay.trouble import Troubles
 from training_exporter.replay.wire import WireError, fields_of, signed, varint
-
-__all__ = ["STEP", "TIME", "is_event_file", "masked_crc", "scalars"]
 
 STEP, TIME = "_step", "_timestamp"
 """Names that no tag of anybody's has; W&B calls them so."""
@@ -32,7 +28,11 @@ Scalars = tuple[int, float | None, dict[str, float]]
 
 
 def scalars(stream: Stream, troubles: Troubles) -> Iterator[Record]:
-    """What was logged at each step, by tag; events of a step that follow on each other are one."""
+    """What was logged at each step, by tag; events of a step that follow on each other are one.
+
+    After the last of a step comes an empty record: nothing more belongs to it, and it need not wait
+    for the next step to be whole, too.
+    """
     together: Record = {}
     for event in chain.from_iterable(short_events(stream, troubles)):
         try:
@@ -45,6 +45,8 @@ def scalars(stream: Stream, troubles: Troubles) -> Iterator[Record]:
         if together.get(STEP) != step or not together.keys().isdisjoint(values):
             if together:
                 yield together
+                if together[STEP] != step:
+                    yield {}
             together = {STEP: step}
         if time is not None:
             together[TIME] = time

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import cast
 
 from training_exporter.replay.crc32c import all_right, masked_crc
-from training_exporter.replay.stream import DAMAGED_GZIP, Stream
+from training_exporter.replay.stream import DAMAGED_ARCHIVE, DAMAGED_GZIP, Stream
 from training_exporter.replay.trouble import Troubles
 
 HEADER_BYTES, CHECKSUM_BYTES = 12, 4
@@ -78,7 +78,7 @@ def _what_is_there(stream: Stream, troubles: Troubles) -> tuple[bytes, bool]:
         while len(pieces) < _PIECES and (piece := file.read1(_PIECE)):
             pieces.append(piece)
     except DAMAGED_GZIP as error:
-        troubles.note("archive that is damaged or cut off", str(error))
+        troubles.note(DAMAGED_ARCHIVE, str(error))
         damaged = True
     return b"".join(pieces), damaged
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from struct import pack
 
+from training_exporter.replay.crc32c import masked_crc
 from training_exporter.replay.stream import Stream
-from training_exporter.replay.tfevents import masked_crc
 from training_exporter.replay.trouble import Troubles
 
 SPIKE, NAN = 150, 220
@@ -78,10 +78,10 @@ def varint(number: int) -> bytes:
 
 
 def read(kind: object, path: Path) -> tuple[list[dict[str, object]], list[str]]:
-    """All records that a reader finds in a file, and what it has to complain of."""
+    """All records that a reader finds in a file but for empty ones, and what it complains of."""
     troubles = Troubles()
     stream = Stream(path)
     try:
-        return list(kind(stream, troubles)), troubles.lines()  # type: ignore[operator]
+        return list(filter(None, kind(stream, troubles))), troubles.lines()  # type: ignore[operator]
     finally:
         stream.close()

@@ -102,6 +102,15 @@ def test_logs_are_found_by_the_name_of_their_run(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_labels_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
+    """Begin with a mark of their encoding."""
+    path = write_labels(
+        tmp_path / "labels.tsv", "a spike 1 2", header="\ufeffid kind first_row last_row"
+    )
+
+    assert list(read_labels(path).by_run) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("lines", "header", "message"),
     [
@@ -118,6 +127,7 @@ def test_logs_are_found_by_the_name_of_their_run(tmp_path: Path) -> None:
             "line 2: confidence is one of high, medium, low, not 'sure'",
         ),
         ([], "id kind first_row last_row", "has no label"),
+        (["spike 1 2"], "kind first_row last_row id", "line 2: id must be the name of a log"),
     ],
 )
 def test_labels_that_are_none(tmp_path: Path, lines: list[str], header: str, message: str) -> None:

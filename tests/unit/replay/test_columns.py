@@ -19,6 +19,8 @@ from training_exporter.replay.trouble import ReplayError
         (["_step", "_timestamp", "loss"], {"step": "_step", "timestamp": "_timestamp"}),
         (["_step", "monitor/step", "monitor/loss", "monitor/loss_ema", "train/loss"],
          {"step": "monitor/step", "loss": "monitor/loss"}),
+        (["monitor/loss", "monitor/learning_rate/0", "monitor/learning_rate/1"],
+         {"learning_rate": "monitor/learning_rate/0"}),
     ],
 )  # fmt: skip
 def test_names_that_trainers_use(names: list[str], expected: dict[str, str]) -> None:

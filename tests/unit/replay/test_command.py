@@ -39,6 +39,7 @@ def test_a_replay_for_a_person(log: Path) -> None:
     assert "10 steps" in words
     assert "robust: 1 non_finite, 1 loss_spike." in words
     assert "lacks what is needed by: clipping_excess" in words
+    assert "throughput_drop (for clipping_excess add --clip NORM)." in words
 
 
 def test_a_replay_for_a_program(log: Path) -> None:
@@ -97,6 +98,22 @@ def test_names_and_clipping(tmp_path: Path) -> None:
     assert "1 clipping_excess" in result.output
 
 
+def test_how_to_judge_clipping_is_told_where_it_helps(tmp_path: Path) -> None:
+    """Not where a norm is known, be it too high to be reached, nor where no gradient norm is."""
+    hint = "add --clip NORM"
+    few = rows()[:5]
+    log = write_csv(tmp_path / "log.csv", few)
+    no_norm = write_csv(
+        tmp_path / "bare.csv", [{"step": r["step"], "loss": r["loss"]} for r in few]
+    )
+    told = write_csv(tmp_path / "told.csv", [{**row, "clip_threshold": 1.0} for row in few])
+
+    assert hint in run("replay", log).output
+    assert hint not in run("replay", log, "--clip", "1").output
+    assert hint not in run("replay", no_norm).output
+    assert hint not in run("replay", told).output
+
+
 def test_damage_is_told_and_the_rest_is_used(log: Path) -> None:
     """With a note for each kind of it."""
     log.write_bytes(log.read_bytes()[:-3])
@@ -152,17 +169,34 @@ def test_a_long_log_has_a_progress_bar(log: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("run.gif", "--plot takes a file that ends in .svg, .png, .pdf, not"),
         ("run", "--plot takes a file that ends in .svg, .png, .pdf, not"),
-        ("none/run.svg", "--plot takes a file in a folder that is there, not"),
-        ("folder.svg", "is a folder"),
     ],
 )
-def test_a_picture_that_cannot_be_written(tmp_path: Path, file: str, message: str) -> None:
+def test_a_picture_of_no_known_kind(tmp_path: Path, file: str, message: str) -> None:
     """Is refused before the log is looked at."""
-    (tmp_path / "folder.svg").mkdir()
-
     result = run("replay", tmp_path / "no log", "--plot", tmp_path / file)
 
     assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--openmetrics", "--plot"])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("none/run.svg", "takes a file in a folder that is there, not"),
+        ("folder.svg", "is a folder"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written(
+    tmp_path: Path, option: str, file: str, message: str
+) -> None:
+    """Is refused before the log is looked at."""
+    (tmp_path / "folder.svg").mkdir()
+
+    result = run("replay", tmp_path / "no log", option, tmp_path / file)
+
+    assert result.exit_code == 2
+    assert f"{option} takes a file" in result.stderr
     assert message in result.stderr
 
 
@@ -201,6 +235,15 @@ def test_what_is_played_live_is_not_drawn(log: Path, mode: str) -> None:
     assert "--serve and --follow go without --json, --openmetrics and --plot" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--serve", "--follow", "--openmetrics=run.om"])
+def test_what_takes_one_profile(tmp_path: Path, option: str) -> None:
+    """Is refused with both before the log is looked at, let alone waited for."""
+    result = run("replay", tmp_path / "no log", option, "--profile", "both")
+
+    assert result.exit_code == 2
+    assert f"{option.partition('=')[0]} takes one profile" in result.stderr
+
+
 def test_a_backtest(log: Path, tmp_path: Path) -> None:
     """A table for each profile, what was left out, and the options to paste."""
     labels = tmp_path / "labels.tsv"
@@ -210,7 +253,7 @@ def test_a_backtest(log: Path, tmp_path: Path) -> None:
     words = " ".join(result.output.split())
 
     assert result.exit_code == 0
-    assert "1 runs, 300 rows" in words
+    assert "1 run, 300 rows" in words
     assert "loss_spike 1 1.00/1.00 1.00/1.00" in words
     assert "Left out: gone" in words
     assert "TRAINING_EXPORTER_DETECTORS=loss_spike.jump=1.6" in words

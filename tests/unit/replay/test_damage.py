@@ -38,7 +38,7 @@ def outcome(path: Path, content: bytes) -> int:
     except ReplayError as error:
         told = str(error)
     else:
-        told = "".join(str(part) for part in for_person(playback, {}) if isinstance(part, Text))
+        told = "".join(str(part) for part in for_person(playback) if isinstance(part, Text))
         rows_judged = playback.course.rows
         told += json.dumps(for_program(playback), allow_nan=False)
     assert "\n" not in told

@@ -198,6 +198,24 @@ def test_a_log_that_is_written_again_with_another_column(tmp_path: Path) -> None
     assert follower.playback.troubles.lines() == []
 
 
+def test_a_file_that_is_gone_when_it_is_to_be_read(tmp_path: Path) -> None:
+    """Is waited for: who deletes a log is about to write another one."""
+    path = write_csv(tmp_path / "log.csv", steps(1, 9))
+    rest = [lambda: None, begun_anew(path, steps(1, 5)), lambda: None]
+
+    def wait() -> bool:
+        return bool(rest) and (rest.pop(0)() or True)
+
+    said: list[str] = []
+    judged: list[int] = []
+    playback = Playback(path, Plan(), wait, said.append)
+    path.unlink()
+    playback.play(judged=lambda event: judged.append(event.step))
+
+    assert judged == list(range(1, 6))
+    assert said == [f"{path} was begun anew."]
+
+
 def test_the_last_lines_of_a_file_that_was_replaced_are_read(tmp_path: Path) -> None:
     """They may have been written just before."""
     path = write_json_lines(tmp_path / "log.jsonl", steps(1, 5))
@@ -222,6 +240,22 @@ def test_a_newer_event_file_in_the_same_folder(tmp_path: Path) -> None:
         assert follower.said == [f"The log goes on in {second}."]
         assert follower.playback.judges[0].totals()["restart"] == 1
         second.unlink()
+
+
+def test_an_event_file_is_judged_up_to_the_row_before_the_last(tmp_path: Path) -> None:
+    """That one may not be whole, but it shows that the row before it is."""
+    path = write_events(tmp_path / "events.out.tfevents.1", steps(1, 9))
+    judged: list[int] = []
+    judged_before_waiting: list[int] = []
+
+    def wait() -> bool:
+        judged_before_waiting.extend(judged)
+        return False
+
+    Playback(path, Plan(), wait).play(judged=lambda event: judged.append(event.step))
+
+    assert judged_before_waiting == list(range(1, 9))
+    assert judged == list(range(1, 10))
 
 
 def run_folder(number: int, folder: Path) -> Path:

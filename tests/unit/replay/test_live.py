@@ -102,13 +102,11 @@ def test_the_command_serves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is one line and exit code 2."""
     log = write_csv(tmp_path / "log.csv", rows())
-
-    both = run("replay", log, "--serve", "--profile", "both")
     monkeypatch.setenv("TRAINING_EXPORTER_LINGER", "long")
+
     wrong = run("replay", log, "--serve")
 
-    assert (both.exit_code, wrong.exit_code) == (2, 2)
-    assert "--serve takes one profile" in both.stderr
+    assert wrong.exit_code == 2
     assert "TRAINING_EXPORTER_LINGER must be a number" in wrong.stderr
 
 
@@ -139,3 +137,18 @@ def test_the_command_follows_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert exporter.snapshot.totals.steps == ROWS - 1
     assert exporter.status.state == catalog.STOPPED
     assert run("replay", log, "--follow", "--json").exit_code == 2
+
+
+def test_waiting_for_a_log_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, as following it is."""
+
+    def nothing_comes() -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "more_soon", nothing_comes)
+
+    result = run("replay", tmp_path / "log.csv", "--follow", "--port", "0")
+
+    assert result.exit_code == 0, result.output
+    assert "Waiting: there is no" in result.output
+    assert result.output.endswith("\nStopped.\n")

@@ -134,6 +134,7 @@ def test_rows_where_steps_are_no_order(tmp_path: Path, records: list[Row], label
         (lambda row: math.nan, "loss (no finite value)"),
         (lambda row: 0.0, "loss"),
         (lambda row: 1.7e308 * (-1) ** row["step"], "loss"),
+        (lambda row: 1e-320 if row["step"] == 9 else 1.7e308, "loss"),
     ],
 )
 def test_the_scale_fits(tmp_path: Path, loss: Callable[[Row], float], label: str) -> None:

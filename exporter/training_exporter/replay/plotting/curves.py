@@ -19,8 +19,9 @@ MAX_PARTS = 100
 """Restarts that are kept apart; with more of them lines over each other say nothing any more."""
 AT_ONCE = 256
 """Values that wait to be taken into a point together."""
-LARGEST = 1e200
-"""Values beyond it are drawn there, since what reckons with them would overflow."""
+SMALLEST, LARGEST = 1e-200, 1e200
+"""Values nearer to 0 are drawn as 0, and those beyond at the largest: what reckons with them on a
+scale would underflow or overflow."""
 _EXACT = 1 << 53
 """Whole numbers beyond it are no exact floats, which drawings are made of."""
 
@@ -277,6 +278,8 @@ class Axis:
 
 
 def _drawable(value: float) -> float:
+    if abs(value) < SMALLEST:
+        return 0.0
     return max(-LARGEST, min(LARGEST, value))
 
 

@@ -20,6 +20,7 @@ from training_exporter.replay.playing import Playback
 from training_exporter.replay.plotting.curves import Axis, Sketch
 from training_exporter.replay.plotting.marks import draw_lanes, lanes_of, printable
 from training_exporter.replay.plotting.panels import draw_loss, draw_norm
+from training_exporter.replay.report import counted
 from training_exporter.replay.trouble import ReplayError
 
 FORMATS: Final = (".svg", ".png", ".pdf")
@@ -54,18 +55,14 @@ _LOSS_HEIGHT, _NORM_HEIGHT, _LANE_HEIGHT = 3.2, 2.2, 0.19
 _DPI = 150
 
 
-def require_path(path: Path) -> None:
-    """Refuse a file that no picture can be written to.
+def require_format(path: Path) -> None:
+    """Refuse a file whose name does not end in the name of a format.
 
     Raises:
         ReplayError: naming what is expected.
     """
     if path.suffix.lower() not in FORMATS:
         raise ReplayError(f"--plot takes a file that ends in {', '.join(FORMATS)}, not {path}")
-    if not path.parent.is_dir():
-        raise ReplayError(f"--plot takes a file in a folder that is there, not {path}")
-    if path.is_dir():
-        raise ReplayError(f"--plot takes a file, and {path} is a folder")
 
 
 def save(path: Path, playback: Playback, sketch: Sketch, run: str) -> None:
@@ -148,8 +145,8 @@ def _head(figure: Figure, playback: Playback, run: str) -> None:
     course = playback.course
     facts = [
         f"{printable(str(playback.path), 70)}: {playback.source.format.name}",
-        _counted(course.rows, "row"),
-        *([_counted(course.evaluations, "evaluation")] if course.evaluations else []),
+        counted(course.rows, "row"),
+        *([counted(course.evaluations, "evaluation")] if course.evaluations else []),
         _found(playback),
     ]
     left, height = _LEFT / _WIDTH, figure.get_figheight()
@@ -165,7 +162,3 @@ def _found(playback: Playback) -> str:
         f"{profile}: {f'{count:,}' if count else 'no'} {'anomaly' if count == 1 else 'anomalies'}"
         for profile, count in by_profile.items()
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
