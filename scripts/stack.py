@@ -195,10 +195,10 @@ def start_demo(children: Children, folders: Folders, port: int, options: Options
     program = Path(sys.executable).with_name("training-exporter")
     # PyTorch leaves a folder of its own in the one for temporary files.
     own = {"TRAINING_EXPORTER_ADDRESS": "127.0.0.1", "TMPDIR": str(folders.temporary)}
-    environment = {REPORTS_FOLDER: str(folders.reports), **os.environ, **own}
+    own[REPORTS_FOLDER] = os.environ.get(REPORTS_FOLDER) or str(folders.reports)
     ours = ("--port", str(port), "--linger", str(options.linger))
     command: list[str | Path] = [program, "demo", *options.of_demo, *ours]
-    return children.start("The demo", command, None, environment)
+    return children.start("The demo", command, None, {**os.environ, **own})
 
 
 def watch(demo: Child, monitoring: Monitoring, ended: Event, *, stays: bool) -> int:

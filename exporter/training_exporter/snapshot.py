@@ -29,9 +29,15 @@ class Anomaly(NamedTuple):
     threshold: float
 
     @property
+    def passed_threshold(self) -> bool:
+        """Whether there is a threshold between what is usual and the value. A NaN passes none, and
+        a learning rate that stays at 0 is an anomaly for how long it does."""
+        return isfinite(self.threshold) and not isnan(self.value) and self.threshold != self.value
+
+    @property
     def in_words(self) -> str:
         """What it means, and the two numbers that say so, where there are such."""
-        if not isfinite(self.threshold) or isnan(self.value) or self.value == self.threshold:
+        if not self.passed_threshold:
             return meaning(self.kind)
         numbers = f"value {self.value:.6g}, threshold {self.threshold:.6g}"
         return f"{meaning(self.kind)} ({numbers})"

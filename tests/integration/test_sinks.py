@@ -98,6 +98,28 @@ def test_histograms_in_tensorboard(tmp_path: Path) -> None:
     assert exporter.health.errors["sink"] == 0
 
 
+def test_histograms_of_a_trainers_run(tmp_path: Path) -> None:
+    """Of all micro-batches of a step together, and before clipping: they add up to the norm that
+    the Trainer logs."""
+    sink = TensorBoardSink(tmp_path / "ours", histogram_steps=2)
+    trainer = make_trainer(
+        tmp_path, PrometheusCallback(serve=False, sinks=[sink]), gradient_accumulation_steps=2,
+        max_grad_norm=0.01,
+    )  # fmt: skip
+    trainer.train()
+
+    reader = EventAccumulator(str(tmp_path / "ours"), size_guidance={"histograms": 0}).Reload()
+    squares = dict.fromkeys((1, 3), 0.0)
+    for tag in reader.Tags()["histograms"]:
+        if tag.startswith("monitor/gradients/"):
+            for event in reader.Histograms(tag):
+                squares[event.step] += event.histogram_value.sum_squares
+    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert {step: found**0.5 for step, found in squares.items()} == {
+        step: pytest.approx(logged[step - 1], rel=1e-4) for step in (1, 3)
+    }
+
+
 def run_with_wandb(folder: Path, code: str, **environment: str) -> str:
     """A script that has this machine's W&B, but neither a key nor anybody to ask for one."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}

@@ -8,25 +8,45 @@ import pytest
 
 from training_exporter.requirements import needed_by
 
-PARTS = {
-    "training_exporter.integrations.huggingface": "PrometheusCallback needs transformers, which is "
-    "not installed: pip install 'training-exporter[transformers]'",
-    "training_exporter.sinks.tensorboard": "TensorBoardSink needs torch, which is not installed: "
-    "pip install torch tensorboard",
-    "training_exporter.sinks.wandb": "WandbSink needs wandb, which is not installed: pip install "
-    "wandb",
-}
+HUGGING_FACE = "training_exporter.integrations.huggingface"
+TENSORBOARD = "training_exporter.sinks.tensorboard"
 
 
-@pytest.mark.parametrize("module", PARTS)
-def test_a_part_says_what_it_needs(module: str) -> None:
+@pytest.mark.parametrize(
+    ("module", "absent", "message"),
+    [
+        (
+            HUGGING_FACE, "transformers",
+            "PrometheusCallback needs transformers, which is not installed: pip install "
+            "'training-exporter[transformers]'",
+        ),
+        (  # without which transformers can be imported
+            HUGGING_FACE, "torch",
+            "PrometheusCallback needs torch, which is not installed: pip install "
+            "'training-exporter[transformers]'",
+        ),
+        (
+            TENSORBOARD, "torch",
+            "TensorBoardSink needs torch, which is not installed: pip install torch tensorboard",
+        ),
+        (
+            TENSORBOARD, "tensorboard",
+            "TensorBoardSink needs tensorboard, which is not installed: pip install torch "
+            "tensorboard",
+        ),
+        (
+            "training_exporter.sinks.wandb", "wandb",
+            "WandbSink needs wandb, which is not installed: pip install wandb",
+        ),
+    ],
+)  # fmt: skip
+def test_a_part_says_what_it_needs(module: str, absent: str, message: str) -> None:
     """Who has not installed it is told how to."""
-    absent = "import sys; sys.modules.update(torch=None, transformers=None, wandb=None)"
-    code = f"{absent}; import {module}"
+    code = f"import sys; sys.modules[{absent!r}] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {PARTS[module]}"
+    assert done.stderr.splitlines()[-1] == f"ModuleNotFoundError: {message}"
 
 
 def test_another_module_that_is_missing_is_named_as_it_is() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from training_exporter.device.buckets import bits_of, counts_of, wide
 from training_exporter.device.layer_index import Index
-from training_exporter.device.one_pass import Sheets
 from training_exporter.device.sampling import evenly
+from training_exporter.device.sheets import Sheets, Values
 from training_exporter.device.survey import Survey
 from training_exporter.layers.histograms import (
     COLUMNS,
@@ -31,17 +31,15 @@ SAMPLE: Final = 2**18
 _PART_BITS: Final = PER_OCTAVE.bit_length() - 1
 _EXTREMES: Final = 2
 
-_Row = list["float | None"]
-
 
 class _Look:
     """One look, on its way to the host."""
 
     def __init__(self, names: LayerNames) -> None:
-        self.scale: list[float | None] = [1.0]
+        self.scale: Values = [1.0]
         self._names = names
-        self._gradients: dict[str, list[_Row]] = {}
-        self._parameters: dict[str, list[_Row]] = {}
+        self._gradients: dict[str, list[Values]] = {}
+        self._parameters: dict[str, list[Values]] = {}
 
     def read(self, index: Index, sheets: Sheets) -> None:
         gradients: dict[tuple[torch.device, str], list[torch.Tensor]] = {}
@@ -100,13 +98,13 @@ class HistogramPass(Survey[RawHistograms]):
 
 def _write(
     tensors: dict[tuple[torch.device, str], list[torch.Tensor]],
-    into: dict[str, list[_Row]],
+    into: dict[str, list[Values]],
     sheets: Sheets,
 ) -> None:
     for (device, layer), of_layer in tensors.items():
         rows = [_row(values, stands_for) for values, stands_for in _pieces(of_layer)]
         if rows:
-            row: _Row = [None] * COLUMNS
+            row: Values = [None] * COLUMNS
             into.setdefault(layer, []).append(row)
             sheets[device].write_vector(row, range(COLUMNS), _together(rows))
 
@@ -134,7 +132,7 @@ def _pieces(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, flo
 def _row(values: torch.Tensor, stands_for: float) -> torch.Tensor:
     row = count(values)
     if stands_for != 1.0:
-        row[:-_EXTREMES] *= stands_for
+        row[:-_EXTREMES].mul_(stands_for)
     return row
 
 

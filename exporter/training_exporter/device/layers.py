@@ -8,15 +8,16 @@ to the host some steps later, and `layers.readings` makes layers of it there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 from weakref import WeakKeyDictionary, ref
 
 import torch
 
 from training_exporter.device.layer_index import Index
-from training_exporter.device.one_pass import OnePass, Sheet
-from training_exporter.device.rows import AsyncVectors, open_vectors
+from training_exporter.device.one_pass import OnePass
+from training_exporter.device.rows import AsyncVectors, OpenVectors, open_vectors
+from training_exporter.device.sheets import arrived, capturing, release, send, take_rows
 from training_exporter.layers.readings import ParameterNorms
 
 SAMPLE: Final = 2**18
@@ -25,8 +26,6 @@ SAMPLE: Final = 2**18
 FULL_EVERY: Final = 5
 """Passes from one that reads weights and changes to the next. They move slowly, and cost more than
 the gradients."""
-
-OpenVectors = Callable[[torch.device, int, int], "AsyncVectors | None"]
 
 
 class LayerPass:
@@ -90,19 +89,20 @@ class LayerPass:
         model = self._model()
         if model is None:
             return
-        if self._capturing():
+        if capturing(self._vectors):
             self.dropped += 1
             return
         self._send()
         index = self._current_index(model)
-        started = OnePass(step, index, full=not self._until_full)
-        if not self._give_rows(started):
+        sheets = take_rows(self._vectors)
+        if sheets is None:
             self.dropped += 1
             return
+        started = OnePass(step, index, sheets, full=not self._until_full)
         try:
             started.read(loss_scale)
         except BaseException:
-            started.release()
+            release(sheets)
             raise
         self._open = started
         self._until_full = (self._until_full or self._full_every) - 1
@@ -110,7 +110,7 @@ class LayerPass:
     @torch.no_grad()
     def after_step(self) -> None:
         """Read what the optimiser has done since `before_clipping`; nothing if that was not due."""
-        if self._open is not None and not self._capturing():
+        if self._open is not None and not capturing(self._vectors):
             self._open.read_changes()
 
     def collect(self, *, wait: bool = False) -> list[ParameterNorms]:
@@ -119,15 +119,14 @@ class LayerPass:
         Args:
             wait: wait for all, which is for the end of training only.
         """
-        if (self._open is None and not self._sent) or self._capturing():
+        if (self._open is None and not self._sent) or capturing(self._vectors):
             return []
         self._send()
-        arrived = []
-        while self._sent and self._sent[0].arrived(wait=wait):
-            norms = self._sent.popleft().finish(self._latest)
-            self._latest = norms
-            arrived.append(norms)
-        return arrived
+        found = []
+        while self._sent and arrived(self._sent[0].sheets, wait=wait):
+            self._latest = self._sent.popleft().finish(self._latest)
+            found.append(self._latest)
+        return found
 
     def _current_index(self, model: Any) -> Index:
         index = self._index.get(model)
@@ -141,26 +140,11 @@ class LayerPass:
             self._index[model] = index  # only now, as there may be no memory for it
         return index
 
-    def _give_rows(self, started: OnePass) -> bool:
-        """A free row on each device; False, and none taken, if one has none."""
-        for device, vectors in self._vectors.items():
-            slot = 0 if vectors is None else vectors.acquire()
-            if slot is None:
-                started.release()
-                return False
-            started.sheets[device] = Sheet(vectors, slot)
-        return True
-
     def _send(self) -> None:
         sent, self._open = self._open, None
         if sent is not None:
             self._sent.append(sent)
-            sent.send()
-
-    def _capturing(self) -> bool:
-        return any(
-            vectors is not None and vectors.capturing() for vectors in self._vectors.values()
-        )
+            send(sent.sheets)
 
 
 def reason_against(

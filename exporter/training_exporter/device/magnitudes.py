@@ -10,7 +10,7 @@ import torch
 
 from training_exporter.device.buckets import bits_of, counts_of, wide
 from training_exporter.device.layer_index import Index
-from training_exporter.device.one_pass import Sheets
+from training_exporter.device.sheets import Sheets, Values
 from training_exporter.device.survey import Survey
 from training_exporter.layers.magnitudes import (
     RAW_HIGHEST,
@@ -36,8 +36,8 @@ class _Look:
     """One look, on its way to the host."""
 
     def __init__(self) -> None:
-        self.scale: list[float | None] = [1.0]
-        self._found: dict[torch.device, list[float | None]] = {}
+        self.scale: Values = [1.0]
+        self._found: dict[torch.device, Values] = {}
 
     def read(self, index: Index, sheets: Sheets) -> None:
         rows: dict[torch.device, list[torch.Tensor]] = {}

@@ -7,6 +7,7 @@ under CUDA graphs the next replay overwrites the memory it lies in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -163,6 +164,10 @@ def open_rows(device: torch.device, slots: int, columns: int) -> AsyncRows | Non
     if device.type == "cpu":
         return None
     return AsyncRows(device, slots=slots, columns=columns)
+
+
+OpenVectors = Callable[[torch.device, int, int], "AsyncVectors | None"]
+"""As `open_vectors` is called."""
 
 
 def open_vectors(device: torch.device, slots: int, columns: int) -> AsyncVectors | None:

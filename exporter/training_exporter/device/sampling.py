@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Elements of a tensor at even distances, as views of its memory."""
+"""Elements of a tensor at even distances, without a copy of the others."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def away_from_rows(step: int, tensor: torch.Tensor, towards: int) -> int:
 
 
 def evenly(tensor: torch.Tensor, most: int) -> torch.Tensor:
-    """At most so many elements of a tensor; a view, 1-dim where they are not all."""
+    """At most so many elements of a tensor, 1-dim where they are not all."""
     if tensor.numel() <= most:
         return tensor
-    step = -(-tensor.numel() // most)
-    if not sampleable(tensor):
-        return tensor.reshape(-1)[::step]
-    step = away_from_rows(step, tensor, 1)
-    return tensor.as_strided((-(-tensor.numel() // step),), (step,))
+    step = away_from_rows(-(-tensor.numel() // most), tensor, 1)
+    if sampleable(tensor):
+        return tensor.as_strided((-(-tensor.numel() // step),), (step,))
+    # To flatten it would copy all of it.
+    return tensor.take(torch.arange(0, tensor.numel(), step, device=tensor.device))

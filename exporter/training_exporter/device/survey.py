@@ -11,9 +11,17 @@ from weakref import WeakKeyDictionary, ref
 import torch
 
 from training_exporter.device.layer_index import Index
-from training_exporter.device.layers import OpenVectors
-from training_exporter.device.one_pass import Sheet, Sheets, arrived, release, send, write_scale
-from training_exporter.device.rows import AsyncVectors, open_vectors
+from training_exporter.device.rows import AsyncVectors, OpenVectors, open_vectors
+from training_exporter.device.sheets import (
+    Sheets,
+    Values,
+    arrived,
+    capturing,
+    release,
+    send,
+    take_rows,
+    write_scale,
+)
 
 Found_co = TypeVar("Found_co", covariant=True)
 Found = TypeVar("Found")
@@ -26,7 +34,7 @@ class Look(Protocol[Found_co]):
         scale: the loss scale, in a list of its own, which `write_scale` fills.
     """
 
-    scale: list[float | None]
+    scale: Values
 
     def read(self, index: Index, sheets: Sheets) -> None:
         """Read what is there into the sheets."""
@@ -91,8 +99,8 @@ class Survey(ABC, Generic[Found]):
         model = self._model()
         if model is None:
             return
-        index = None if self._capturing() else self._current_index(model)
-        sheets = self._give_rows() if index is not None else None
+        index = None if capturing(self._vectors) else self._current_index(model)
+        sheets = take_rows(self._vectors) if index is not None else None
         if index is None or sheets is None:
             self.dropped += 1
             return
@@ -112,7 +120,7 @@ class Survey(ABC, Generic[Found]):
         Args:
             wait: wait for all, which is for the end of training only.
         """
-        if not self._sent or self._capturing():
+        if not self._sent or capturing(self._vectors):
             return []
         found = []
         while self._sent and arrived(self._sent[0][1], wait=wait):
@@ -133,19 +141,3 @@ class Survey(ABC, Generic[Found]):
             }
             self._index[model] = index  # only now, as there may be no memory for the rows
         return index
-
-    def _give_rows(self) -> Sheets | None:
-        """A free row on each device; None, and none taken, if one has none."""
-        sheets: Sheets = {}
-        for device, vectors in self._vectors.items():
-            slot = 0 if vectors is None else vectors.acquire()
-            if slot is None:
-                release(sheets)
-                return None
-            sheets[device] = Sheet(vectors, slot)
-        return sheets
-
-    def _capturing(self) -> bool:
-        return any(
-            vectors is not None and vectors.capturing() for vectors in self._vectors.values()
-        )

@@ -12,6 +12,7 @@ from training_exporter.requirements import needed_by
 with needed_by(
     "PrometheusCallback", "torch", "transformers", install="'training-exporter[transformers]'"
 ):
+    import torch  # noqa: F401 - transformers can be imported without it, and we cannot
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training_exporter.device.recorder import StepRecorder

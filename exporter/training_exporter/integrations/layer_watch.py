@@ -286,23 +286,20 @@ def _layer_pass(model: Any) -> LayerPass:
 
 
 def _surveys(watcher: LayerWatcher, config: ExporterConfig) -> list[SurveyWatch[Any]]:
-    """Those that may be wanted; which rank this is may be known only later."""
-    surveys: list[SurveyWatch[Any]] = []
     dropped = partial(_count_dropped, watcher)
+    new_pass = partial(_histogram_pass, grouping=config.layer_grouping, most=config.max_layers)
+    # Whether sinks are told is known when a training begins: the Trainer may say another rank then.
+    histograms = SurveyWatch(
+        lambda: watcher.histogram_interval, new_pass, watcher.observe_histograms, dropped
+    )
     every = config.gradient_histogram_interval
-    if every:
-        hand_on = watcher.observe_magnitudes
-        surveys.append(
-            SurveyWatch(lambda: every, _magnitude_pass, lambda found, _: hand_on(found), dropped)
-        )
-    if watcher.histogram_interval:
-        new_pass = partial(_histogram_pass, grouping=config.layer_grouping, most=config.max_layers)
-        surveys.append(
-            SurveyWatch(
-                lambda: watcher.histogram_interval, new_pass, watcher.observe_histograms, dropped
-            )
-        )
-    return surveys
+    if not every:
+        return [histograms]
+    hand_on = watcher.observe_magnitudes
+    magnitudes = SurveyWatch(
+        lambda: every, _magnitude_pass, lambda found, _: hand_on(found), dropped
+    )
+    return [magnitudes, histograms]
 
 
 def _count_dropped(watcher: LayerWatcher, dropped: int) -> None:

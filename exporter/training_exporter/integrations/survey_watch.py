@@ -94,8 +94,9 @@ class SurveyWatch(Generic[Found]):
         survey = self._survey
         if survey is None:
             return
-        for found in survey.collect(wait=wait):
-            self._hand_on(found, self._asked.popleft())
+        arrived = [(found, self._asked.popleft()) for found in survey.collect(wait=wait)]
+        for found, step in arrived:  # of which none is left in the queue, should this raise
+            self._hand_on(found, step)
         if survey.dropped > self._dropped:
             dropped = survey.dropped - self._dropped
             self._dropped += dropped

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
-from math import isfinite, isnan
+from math import isfinite
 
 from training_exporter.catalog import FORWARD_BACKWARD, OPTIMIZER
 from training_exporter.flops import utilisation
@@ -110,22 +110,12 @@ def _anomaly_row(anomaly: Anomaly, now: float) -> str:
     cells = (
         count(anomaly.step),
         number_shown(anomaly.value),
-        number_shown(anomaly.threshold) if _is_passed(anomaly) else "",
+        number_shown(anomaly.threshold) if anomaly.passed_threshold else "",
         ago(anomaly.timestamp, now),
     )
     numbers = "".join(f'<td class="right">{cell}</td>' for cell in cells)
     kind = f"{escape(spoken(anomaly.kind))}<small>{escape(meaning(anomaly.kind))}</small>"
     return f'<tr><th scope="row">{kind}</th>{numbers}</tr>'
-
-
-def _is_passed(anomaly: Anomaly) -> bool:
-    """Whether there is a threshold between what is usual and the value. A NaN passes none, and a
-    learning rate that stays at 0 is an anomaly for how long it does."""
-    return (
-        isfinite(anomaly.threshold)
-        and not isnan(anomaly.value)
-        and anomaly.threshold != anomaly.value
-    )
 
 
 def detectors(snapshot: Snapshot, profile: str) -> str:

@@ -105,8 +105,8 @@ def test_the_parameters_of_a_layer_are_together() -> None:
     assert found.parameters["L0"].sum == pytest.approx(total)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_large_parameters_are_sampled(transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", ["rows", "transposed", "with gaps"])
+def test_large_parameters_are_sampled(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounded work. The sample stands for all, in each column alike; what is small is whole, and
     looked at together."""
     monkeypatch.setattr(histograms, "SAMPLE", 1000)
@@ -114,8 +114,10 @@ def test_large_parameters_are_sampled(transposed: bool, monkeypatch: pytest.Monk
     count = histograms.count
     monkeypatch.setattr(histograms, "count", lambda v: seen.append(v.numel()) or count(v))
     weights = torch.arange(64.0).repeat(1000, 1)  # a column has one value
-    if transposed:
+    if layout == "transposed":
         weights = weights.t()
+    if layout == "with gaps":
+        weights = torch.cat([weights, weights * nan], dim=1)[:, :64]
     model = model_of(weights, None)
     model.map.bias = nn.Parameter(torch.full((8,), -5.0))
     model.map.weight_g = nn.Parameter(torch.full((2,), -5.0))

@@ -314,3 +314,13 @@ def test_the_first_non_finite_layer_is_known_after_the_end() -> None:
     run.watch.finish(None)
 
     assert run.watch.first_layer(1) is not None
+
+
+def test_sinks_that_ask_for_histograms_late() -> None:
+    """As where the Trainer says that this is rank 0, and the launcher had said another."""
+    run = Run(interval=0)
+    run.watcher.histogram_interval = 2
+    for number in (1, 2, 3):
+        run.step(number)
+
+    assert run.watcher.histograms == [1, 3]

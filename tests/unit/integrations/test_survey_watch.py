@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
 import torch
 from torch import nn
 
@@ -17,11 +18,14 @@ class Survey:
     def __init__(self) -> None:
         self.dropped = 0
         self.full = False
+        self.raising: Exception | None = None
         self.looks = 0
         self._there: deque[int] = deque()
         self.ready: list[int] = []
 
     def before_clipping(self, loss_scale: object = None) -> None:
+        if self.raising is not None:
+            raise self.raising
         if self.full:
             self.dropped += 1
             return
@@ -43,6 +47,7 @@ class Run:
         self.interval = interval
         self.survey = Survey()
         self.found: list[tuple[int, int]] = []
+        self.raising: Exception | None = None
         self.dropped = 0
         self.model = nn.Linear(2, 1)
         self.watch: SurveyWatch[int] = SurveyWatch(
@@ -53,6 +58,8 @@ class Run:
         return self.survey
 
     def _take(self, look: int, step: int) -> None:
+        if self.raising is not None:
+            raise self.raising
         self.found.append((look, step))
 
     def _count(self, dropped: int) -> None:
@@ -99,6 +106,38 @@ def test_looks_arrive_with_the_steps_that_they_were_of() -> None:
 
     assert run.found == [(1, 1), (2, 3)]
     assert run.dropped == 1
+
+
+def test_who_takes_them_raises() -> None:
+    """What arrived with it is lost, and the next look has its own step all the same."""
+    run = Run()
+    run.step(1)
+    run.step(2)
+    run.survey.arrive()
+    run.survey.arrive()
+    run.raising = RuntimeError("can't start new thread")
+    with pytest.raises(RuntimeError):
+        run.watch.collect()
+
+    run.raising = None
+    run.step(3)
+    run.survey.arrive()
+    run.watch.collect()
+    assert run.found == [(3, 3)]
+
+
+def test_a_look_that_raises() -> None:
+    """There is none of that step, and the next one has its own step."""
+    run = Run()
+    run.survey.raising = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError):
+        run.step(1)
+    run.survey.raising = None
+    run.step(2)
+    run.survey.arrive()
+    run.watch.collect()
+
+    assert run.found == [(1, 2)]
 
 
 def test_a_step_that_is_given_another_number() -> None:
