@@ -273,7 +273,11 @@ class RunWatch:
         return self._sinks.histogram_interval if self._sinks is not None else 0
 
     def observe_histograms(self, found: RawHistograms, step: int) -> None:
-        """Take in how the values in gradients and weights were spread at a step. Never raises."""
+        """Take in how the values in gradients and weights were spread at a step.
+
+        Raises:
+            RuntimeError: the system grants no thread for a sink.
+        """
         if self._sinks is not None:
             self._sinks.histograms(found._replace(step=step, timestamp=self.clock()))
 

@@ -27,6 +27,7 @@ from training_exporter.replay.report import counted, for_person, for_program
 from training_exporter.replay.rows import Event
 from training_exporter.replay.settings import paste_lines
 from training_exporter.replay.trouble import ReplayError
+from training_exporter.requirements import needed_by
 from training_exporter.terminal import fail
 
 LONG = 4_000_000
@@ -250,13 +251,10 @@ def _require_plot(file: Path) -> None:
         ReplayError: no matplotlib, or no such kind of file.
     """
     try:
-        from training_exporter.replay.plotting import figure
+        with needed_by("--plot", "matplotlib", install="'training-exporter[plot]'"):
+            from training_exporter.replay.plotting import figure
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise ReplayError(
-            "--plot needs matplotlib: pip install 'training-exporter[plot]'"
-        ) from None
+        raise ReplayError(str(error)) from None
     figure.require_format(file)
     _require_file("--plot", file)
 

@@ -209,7 +209,10 @@ def test_a_picture_without_matplotlib(log: Path, monkeypatch: pytest.MonkeyPatch
     result = run("replay", log, "--plot", log.with_name("run.svg"))
 
     assert result.exit_code == 2
-    assert "--plot needs matplotlib: pip install 'training-exporter[plot]'" in result.stderr
+    assert (
+        "--plot needs matplotlib, which is not installed: pip install 'training-exporter[plot]'"
+        in result.stderr
+    )
     assert run("replay", log).exit_code == 0
 
 
