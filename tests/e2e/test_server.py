@@ -20,10 +20,20 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from training_exporter.web import connections
 from training_exporter.web.app import MetricsApp
-from training_exporter.web.server import MetricsServer
+from training_exporter.web.server import MetricsServer, _servers
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., MetricsServer]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_other_servers() -> None:
+    """Those of other tests, whose exporters nobody holds any more but which are not collected yet,
+    would be counted as ours."""
+    gc.collect()
+    for server in list(_servers):
+        server.close()
+
 
 
 def application(series: int = 10) -> MetricsApp:
