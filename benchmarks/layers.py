@@ -265,6 +265,7 @@ def on_cuda() -> None:
             "  gradients": seconds_on_device(ours(model, full_every=10**9)),
             "  gradients, weights and changes": seconds_on_device(ours(model, full_every=1)),
             "histogram of the gradients' values": seconds_on_device(magnitudes(model)),
+            "histograms by layer": seconds_on_device(histograms(model)),
         }
         print_ratios(times, "reading the gradients once")
 

@@ -35,7 +35,6 @@ def no_other_servers() -> None:
         server.close()
 
 
-
 def application(series: int = 10) -> MetricsApp:
     registry = CollectorRegistry()
     gauge = Gauge("depth", "", ["at"], registry=registry)

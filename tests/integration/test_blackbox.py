@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
@@ -153,6 +154,22 @@ def test_the_end_of_a_process_is_in_the_box(
 
     assert (found.state, found.failure, found.step) == (state, failure, 20)
     assert (found.lives, found.pid) == (False, training.process.pid)
+
+
+def test_a_lock_that_is_late_keeps_no_process_alive(
+    tmp_path: Path, start: Callable[..., Training]
+) -> None:
+    """A file system may give it back some time after the end; the process is known to be gone."""
+    training = start()
+    training.until(5)
+    before = box(tmp_path).lives
+    training.process.kill()
+    training.process.wait()
+    with (tmp_path / "r-r0.blackbox").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        after = box(tmp_path).lives
+
+    assert (before, after) == (True, False)
 
 
 @pytest.mark.parametrize("start", [".start()", ""])

@@ -19,6 +19,7 @@ from tests.integration.tiny import (
     make_trainer,
     step_logs,
     tiny_model,
+    values_at_once,
 )
 from training_exporter.integrations.huggingface import PrometheusCallback
 
@@ -67,7 +68,7 @@ def test_what_a_step_changed(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in tiny_model().named_parameters()}
     exporter = LayerRecorder(layer_grouping="parameter")
     trainer = watched(tmp_path, exporter, max_steps=1)
-    after = dict(trainer.model.named_parameters())
+    after = {name: value.cpu() for name, value in trainer.model.named_parameters()}
 
     reading = exporter.views[0].reading
     ratios = dict(zip(reading.layers, reading.update_ratio, strict=True))
@@ -152,6 +153,7 @@ class Scaled(TrainerCallback):
         self._monkeypatch.setitem(accelerator.state._shared_state, "_mixed_precision", "fp16")
 
 
+@values_at_once
 @pytest.mark.parametrize("clip", [0.0, 0.1])
 def test_the_loss_scale_is_taken_out(
     clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,7 @@ from tests.integration.tiny import (
     padded_row,
     tiny_model,
     trained,
+    values_at_once,
 )
 from tests.unit.device.test_phases import LateTimedDevice
 from training_exporter.integrations import effort, step_phases
@@ -134,6 +135,20 @@ def test_a_device_without_events_has_no_split(
     assert sum(exporter.health.errors.values()) == 0
 
 
+@values_at_once
+@pytest.mark.parametrize("layer_interval", [0, 3])
+def test_few_marks_are_put_on_a_device(layer_interval: int, tmp_path: Path) -> None:
+    """Six in a step: each costs as much as a kernel. Around a look at the layers, four more."""
+    exporter = RecordingExporter(layer_interval=layer_interval)
+    callback, device = PrometheusCallback(exporter), LateTimedDevice()
+    phases: Any = callback._work._phases
+    phases._clock, phases._device_type = device.clock(), "cpu"
+    make_trainer(tmp_path, callback).train()
+
+    looks = 2 if layer_interval else 0
+    assert device.recorded == 6 * STEPS + 4 * looks
+
+
 class Behind(TrainerCallback):
     """A device that works 2 s in each step, and gets to it one step late."""
 
@@ -152,6 +167,7 @@ class Behind(TrainerCallback):
         self.waits_while_training = self.device.waits
 
 
+@values_at_once
 def test_a_device_that_is_behind_is_not_waited_for(tmp_path: Path) -> None:
     """Its times come late, and the last ones at the end of the training, for which one waits."""
     exporter, behind = RecordingExporter(), Behind()
@@ -264,6 +280,7 @@ def test_a_model_that_is_no_transformer_has_no_flops(tmp_path: Path) -> None:
     assert compute(exporter, "forward_backward") > 0
 
 
+@values_at_once
 def test_utilisation_is_that_of_the_peak(tmp_path: Path) -> None:
     """Of the peak that is configured; a CPU has none of its own."""
     exporter = RecordingExporter(peak_flops=1e9)

@@ -23,6 +23,7 @@ from tests.integration.tiny import (
     assert_same_weights,
     make_trainer,
     trained,
+    values_at_once,
     weights,
 )
 from tests.unit.device.late_device import LateDevice
@@ -158,6 +159,7 @@ def no_errors(exporter: RecordingExporter) -> bool:
     return not any(exporter.health.errors.values())
 
 
+@values_at_once
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_training_that_breaks_is_explained(
     scene: str, tmp_path: Path, logs: pytest.LogCaptureFixture
@@ -185,6 +187,7 @@ def test_a_training_that_breaks_is_explained(
     assert no_errors(exporter)
 
 
+@values_at_once
 def test_gradients_are_those_before_the_clip(tmp_path: Path) -> None:
     """Clipping spreads a NaN to all of them; a NaN of the head alone is the head's."""
 
@@ -224,6 +227,7 @@ def test_not_again_within_the_quiet_steps(tmp_path: Path) -> None:
     assert exporter.value("training_non_finite_reports_total") == 2
 
 
+@values_at_once
 def test_another_training_is_not_silenced_by_the_one_before(tmp_path: Path) -> None:
     """The same callback may train twice, and each training has its first NaN."""
     exporter = RecordingExporter(forensics_dir=str(tmp_path / "reports"))

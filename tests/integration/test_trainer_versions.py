@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Trainer
 
 from tests.integration.tiny import (
+    ON_CUDA,
     STEPS,
     LayerRecorder,
     RecordingExporter,
@@ -104,12 +105,14 @@ def test_the_layers_are_the_whole(name: str, tmp_path: Path) -> None:
     exporter = LayerRecorder()
     make_trainer(tmp_path, PrometheusCallback(exporter), **CONFIGURATIONS[name]()).train()
 
-    readings = [view.reading for view in exporter.views]
-    assert [reading.step for reading in readings] == list(range(1, STEPS + 1))
-    assert [math.hypot(*filter(None, reading.grad_norm)) for reading in readings] == pytest.approx(
-        [signals.grad_norm for signals in exporter.steps], rel=1e-5
-    )
-    assert all(filter(None, readings[0].update_ratio))
+    readings = {view.reading.step: view.reading for view in exporter.views}
+    norms = {signals.step: signals.grad_norm for signals in exporter.steps}
+    assert list(norms) == list(range(1, STEPS + 1))
+    # Of passes that come from a GPU together, the page shows the last one.
+    assert readings.keys() <= norms.keys() if ON_CUDA else readings.keys() == norms.keys()
+    for step, reading in readings.items():
+        assert math.hypot(*filter(None, reading.grad_norm)) == pytest.approx(norms[step], rel=1e-5)
+    assert all(filter(None, exporter.views[0].reading.update_ratio))
     assert not any(exporter.health.errors.values())
 
 

@@ -6,6 +6,7 @@ Works on every release of transformers that the package supports.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,13 @@ from training_exporter.signals import Evaluation
 VOCABULARY = 64
 LENGTH = 12
 STEPS = 4
+
+ON_CUDA = os.environ.get("TESTS_ON_CUDA") == "1"
+"""Whether the trainings run on a GPU; unset, on the CPU also where there is one."""
+
+values_at_once = pytest.mark.skipif(
+    ON_CUDA, reason="is about a device whose values the host has at once, as a CPU's"
+)
 
 RELEASE = Version(transformers.__version__)
 ROUNDED = 6e-5 if RELEASE.major < 5 else 1e-6
@@ -141,7 +149,7 @@ class LayerRecorder(RecordingExporter):
 
 
 def arguments(folder: Path, **changed: Any) -> TrainingArguments:
-    """Four steps on the CPU, each of them logged as it is."""
+    """Four steps, each of them logged as it is."""
     settings: dict[str, Any] = {
         "output_dir": str(folder / "tiny-run"),
         "max_steps": STEPS,
@@ -153,7 +161,7 @@ def arguments(folder: Path, **changed: Any) -> TrainingArguments:
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": not ON_CUDA,
         "seed": 1,
         **changed,
     }
@@ -226,7 +234,7 @@ def assert_same_weights(one: Mapping[str, torch.Tensor], other: Mapping[str, tor
     """Bit by bit, NaN included."""
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert value.numpy().tobytes() == other[name].numpy().tobytes(), name
+        assert value.cpu().numpy().tobytes() == other[name].cpu().numpy().tobytes(), name
 
 
 def tokenizer() -> Any:

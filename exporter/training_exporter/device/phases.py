@@ -98,10 +98,12 @@ class EventMarks:
         return event
 
     def elapsed(self, start: TimedEvent, end: TimedEvent) -> float | None:
-        # The start is on the stream before the end, or was passed when the stretch before was read.
-        if self._backend.capturing() or not (end.query() and start.query()):
+        if self._backend.capturing() or not end.query():
             return None
-        return start.elapsed_time(end) / 1e3
+        try:
+            return start.elapsed_time(end) / 1e3
+        except (RuntimeError, ValueError):
+            return None  # the start is on another stream, and has not been passed
 
     def wait(self, mark: TimedEvent) -> None:
         mark.synchronize()

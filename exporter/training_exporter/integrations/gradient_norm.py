@@ -38,12 +38,17 @@ class GradientNorm:
         self._nans = nans
         self._work = work
         self._boundary = boundary
-        self._seen = False
+        self._norm: Any = None
         self._inside = False
 
     def begin_step(self) -> None:
         """An optimiser step begins, whose norm is not known."""
-        self._seen = False
+        self._norm = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the norm of the step has been seen."""
+        return self._norm is not None
 
     def around(self, grad_norm: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Ask for the norm, which may clip. Raises only what that does."""
@@ -52,7 +57,8 @@ class GradientNorm:
             self._see(norm, outermost=False)
             return norm
         self._nans.before_clipping()
-        with self._work.own_part_of_optimizer(), self._boundary.at(catalog.STEP_ERROR):
+        part = self._work.own_part_of_optimizer(on_device=self._layers.due)
+        with part, self._boundary.at(catalog.STEP_ERROR):
             self._layers.before_clipping()
         self._inside = True
         try:
@@ -65,7 +71,7 @@ class GradientNorm:
     def before_update(self, model: Any, optimizer: object) -> None:
         """Compute the norm, if none was seen: nothing clips, so the gradients are still what they
         were. What it raises is for the caller's error boundary."""
-        if self._seen:
+        if self.is_known:
             return
         norm = global_norm(model.parameters())
         self._nans.before_update(norm, clipped=False)
@@ -73,8 +79,10 @@ class GradientNorm:
         self._layers.before_clipping()
 
     def _see(self, norm: Any, *, outermost: bool) -> None:
-        with self._work.own_part_of_optimizer(), self._boundary.at(catalog.STEP_ERROR):
-            self._record(norm)
-            self._seen = self._seen or norm is not None
+        part = self._work.own_part_of_optimizer(on_device=False)
+        with part, self._boundary.at(catalog.STEP_ERROR):
+            if norm is not None and norm is not self._norm:  # each time costs a copy on the device
+                self._record(norm)
+                self._norm = norm
             if outermost:
                 self._nans.before_update(norm, clipped=True)

@@ -149,7 +149,8 @@ class PrometheusCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
+        own = self._work.own_part_of_optimizer(on_device=not self._norm.is_known)
+        with own, self.exporter.boundary.at(catalog.STEP_ERROR):
             optimizer = kwargs["optimizer"]
             for group, rate in learning_rates(optimizer):
                 self._recorder.set_learning_rate(group, rate)
@@ -158,7 +159,8 @@ class PrometheusCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        with self._work.own_part_of_optimizer(), self.exporter.boundary.at(catalog.STEP_ERROR):
+        own = self._work.own_part_of_optimizer(on_device=self._layers.reads)
+        with own, self.exporter.boundary.at(catalog.STEP_ERROR):
             self._layers.after_step()
 
     def on_step_end(

@@ -129,6 +129,16 @@ class LayerWatch:
         self._due = step >= self._next
         self._step = step
 
+    @property
+    def due(self) -> bool:
+        """Whether the next `before_clipping` reads gradients."""
+        return (self._due and self._passes is not None) or any(each.due for each in self._surveys)
+
+    @property
+    def reads(self) -> bool:
+        """Whether the next `after_step` reads weights."""
+        return self._reading
+
     def before_clipping(self) -> None:
         """The gradients of the step are complete. Only the first call in a step counts."""
         if self._due and self._passes is not None and self._step is not None:

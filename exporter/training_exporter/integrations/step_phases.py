@@ -81,9 +81,14 @@ class StepPhases:
         if self._clock is not None:
             self._clock.begin(OPTIMIZER)
 
-    def begin_own(self) -> None:
-        """Work of ours comes next, which is not to be counted as the optimiser's."""
-        if self._clock is not None:
+    def begin_own(self, *, on_device: bool) -> None:
+        """Work of ours comes next, which is not to be counted as the optimiser's.
+
+        Args:
+            on_device: whether the device does it, too. If not, a clock that has marks on the device
+                does not see it, and each mark would cost more than such work does.
+        """
+        if self._clock is not None and (on_device or self._clock.immediate):
             self._clock.begin(EXPORTER)
 
     def end_own(self) -> None:

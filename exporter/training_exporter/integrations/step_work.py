@@ -17,16 +17,17 @@ from training_exporter.integrations.trainer_settings import schedules_of
 class _OwnPart:
     """A class, since a generator would cost several times as much, and this runs on each step."""
 
-    __slots__ = ("_boundary", "_phases")
+    __slots__ = ("_boundary", "_on_device", "_phases")
 
-    def __init__(self, boundary: StepBoundary, phases: StepPhases) -> None:
+    def __init__(self, boundary: StepBoundary, phases: StepPhases, *, on_device: bool) -> None:
         self._boundary = boundary
         self._phases = phases
+        self._on_device = on_device
 
     def __enter__(self) -> None:
         with self._boundary.at(catalog.STEP_ERROR):
             self._phases.begin_optimizer()
-            self._phases.begin_own()
+            self._phases.begin_own(on_device=self._on_device)
 
     def __exit__(self, *_: object) -> None:
         with self._boundary.at(catalog.STEP_ERROR):
@@ -41,7 +42,9 @@ class StepWork:
         self._exporter = exporter
         self._effort = Effort()
         self._phases = StepPhases()
-        self._own_part = _OwnPart(exporter.boundary, self._phases)
+        self._own_parts = [
+            _OwnPart(exporter.boundary, self._phases, on_device=busy) for busy in (False, True)
+        ]
         self.forward = ForwardPasses(exporter, self._phases)
 
     def measure(self, model: object, args: Any) -> None:
@@ -71,9 +74,13 @@ class StepWork:
         with self._exporter.boundary.at(catalog.STEP_ERROR):
             self._phases.end_forward_backward()
 
-    def own_part_of_optimizer(self) -> _OwnPart:
-        """Around work of our own next to the optimiser's, not to be counted as his."""
-        return self._own_part
+    def own_part_of_optimizer(self, *, on_device: bool) -> _OwnPart:
+        """Around work of our own next to the optimiser's, not to be counted as his.
+
+        Args:
+            on_device: whether it keeps the device busy; a number or two do not.
+        """
+        return self._own_parts[on_device]
 
     def step_ends(self, step: int) -> dict[str, float | None]:
         """Returns StepSignals fields."""

@@ -67,6 +67,11 @@ class SurveyWatch(Generic[Found]):
         self._due = step >= self._next
         self._step = step
 
+    @property
+    def due(self) -> bool:
+        """Whether the next `before_clipping` looks."""
+        return self._due and self._survey is not None
+
     def before_clipping(self) -> None:
         """The gradients of the step are complete. Only the first call in a step counts."""
         survey = self._survey

@@ -29,7 +29,7 @@ from training_exporter.lifecycle.blackbox_format import (
     read_sums,
     read_text,
 )
-from training_exporter.lifecycle.processes import this_process
+from training_exporter.lifecycle.processes import Process, this_process
 from training_exporter.signals import StepSignals
 from training_exporter.snapshot import Anomaly, Totals
 
@@ -131,11 +131,12 @@ def read_box(path: Path) -> Box:
     try:
         with path.open("rb") as file:
             content = file.read(FILE_SIZE + 1)
-            lives = _lives(file.fileno())
+            locked = _is_locked(file.fileno())
     except OSError as error:
         raise BoxError(f"{path}: {error.strerror or error}") from None
     try:
-        return _box(content, lives)
+        box = _box(content, lives=locked)
+        return box._replace(lives=False) if locked and _has_ended(box.process) else box
     except BoxError as error:
         raise type(error)(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -166,8 +167,9 @@ def ago(box: Box, now: float) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def _lives(descriptor: int) -> bool | None:
-    """Whether somebody holds the lock that a writing process holds until it ends."""
+def _is_locked(descriptor: int) -> bool | None:
+    """Whether somebody holds the lock that a writing process holds until it ends. Some file systems
+    are late in giving it back."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -175,6 +177,12 @@ def _lives(descriptor: int) -> bool | None:
     except OSError:
         return None
     return False
+
+
+def _has_ended(process: str) -> bool:
+    """Whether a process is known to be no more, as one of another machine never is."""
+    writer = Process.from_text(process)
+    return writer.is_of_machine_of(this_process()) and not writer.is_alive()
 
 
 def _box(content: bytes, lives: bool | None) -> Box:

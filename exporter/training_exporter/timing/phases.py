@@ -109,11 +109,13 @@ class PhaseClock:
 
     Attributes:
         dropped: steps without times.
+        immediate: whether it goes by the host, so that time on the host is what it sees.
     """
 
     def __init__(self, marks: Marks | None = None, *, steps: int = 64) -> None:
         self.dropped = 0
         self._marks: Marks = marks or HostMarks()
+        self.immediate = self._marks.immediate
         self._limit = steps
         self._open: list[str] = []
         self._last: Any = None

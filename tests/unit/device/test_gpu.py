@@ -12,15 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.integrations import test_torch_loop
 from training_exporter import TrainingExporter
-from training_exporter.boundary import StepBoundary
 from training_exporter.device.gradients import global_norm
 from training_exporter.device.memory import AllocatorWatch
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.gpu.readings import AllocatorReading
 from training_exporter.integrations.torch_loop import TorchLoop
-from training_exporter.signals import StepSignals
-from training_exporter.status import ExporterHealth
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,20 +36,10 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-class Exporter:
-    """Keeps what it is told."""
+class Exporter(test_torch_loop.Exporter):
+    """Keeps what the allocator says, too."""
 
-    def __init__(self) -> None:
-        self.boundary = StepBoundary(ExporterHealth())
-        self.seen: list[StepSignals] = []
-        self.dropped = 0
-        self.memory: tuple[AllocatorReading, ...] = ()
-
-    def observe(self, signals: StepSignals) -> None:
-        self.seen.append(signals)
-
-    def count_dropped(self, steps: int, series: int) -> None:
-        self.dropped += steps
+    memory: tuple[AllocatorReading, ...] = ()
 
     def observe_memory(self, readings: tuple[AllocatorReading, ...]) -> None:
         self.memory = readings
