@@ -20,6 +20,7 @@ from training_exporter.catalog import (
     NON_FINITE,
     WATCHED_SIGNALS,
     XIDS,
+    runbook,
 )
 
 Rule = dict[str, Any]
@@ -103,6 +104,14 @@ def test_the_runbook_exists(rule: Rule) -> None:
     """Under the anchor that GitHub makes of its heading."""
     assert rule["annotations"]["runbook_url"] == f"{PAGE}#{rule['alert'].lower()}"
     assert rule["alert"] in HEADINGS
+
+
+@pytest.mark.parametrize("kind", ANOMALY_KINDS)
+def test_each_kind_has_the_runbook_of_an_alert_on_it(kind: str) -> None:
+    """To which the page and the messages of webhooks lead."""
+    (rule,) = [rule for rule in RULES if rule["annotations"]["runbook_url"] == runbook(kind)]
+
+    assert any(f'"{kind}"' in query for query in queries(rule))
 
 
 @EVERY

@@ -319,3 +319,22 @@ def test_real_labels() -> None:
     assert found["non_finite"].recall == 1.0
     assert found["loss_spike"].recall is not None
     assert found["loss_spike"].recall > 0.6
+
+
+@pytest.mark.parametrize("mode", ["--serve", "--follow"])
+def test_a_page_ends_with_sigterm(mode: str, tmp_path: Path) -> None:
+    """As with Ctrl-C: containers and service managers send it, and wait long if it is in vain."""
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n1,2.0\n2,1.9\n")
+    command = [sys.executable, "-c", "from training_exporter.cli import app; app()"]
+    with subprocess.Popen(
+        [*command, "replay", str(log), mode, "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.terminate()
+        rest, _ = process.communicate(timeout=30)
+
+    assert "is on http://" in said
+    assert rest.endswith("Stopped.\n")
+    assert process.returncode == 0

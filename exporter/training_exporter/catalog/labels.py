@@ -41,6 +41,21 @@ ANOMALY_KINDS: Final[Mapping[str, str]] = {
     RESUME_JUMP: "the loss after a resume is far above where it was before",
 }
 
+RUNBOOKS: Final = (
+    "https://github.com/training-exporter/training-exporter/blob/main/docs/runbooks.md"
+)
+_ALERTS: Final = {NON_FINITE: "TrainingLossNaN", RESTART: "TrainingRestarted"}
+"""Alerts that are not called as their kind is."""
+
+
+def runbook(kind: str) -> str | None:
+    """Where is written what to do about a kind of anomaly; None for one that is not ours."""
+    if kind not in ANOMALY_KINDS:
+        return None
+    alert = _ALERTS.get(kind) or "Training" + kind.title().replace("_", "")
+    return f"{RUNBOOKS}#{alert.lower()}"
+
+
 STARTING: Final = "starting"
 RUNNING: Final = "running"
 EVALUATING: Final = "evaluating"

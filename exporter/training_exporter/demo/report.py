@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from shlex import quote
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,7 +13,8 @@ from rich.text import Text
 
 from training_exporter.catalog import ANOMALY_KINDS
 from training_exporter.demo.plan import DemoPlan, Fault
-from training_exporter.demo.shell import program
+from training_exporter.forensics.text import how_to_explain
+from training_exporter.program import program
 from training_exporter.snapshot import Snapshot
 from training_exporter.status import ReportNote
 
@@ -60,7 +60,7 @@ def why_nan(report: ReportNote) -> Text:
     """What to type to learn more of the NaN; to be printed unwrapped."""
     if report.path is None:
         return Text(f"\n{report.summary}")
-    command = f"{program()} explain {quote(str(report.path))}"
+    command = how_to_explain(report.path)
     return Text.assemble("\nWhy there was a NaN: ", (command, "cyan"))
 
 

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import isinf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import TIMEOUT_MAX, Event
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from transformers import PrinterCallback, Trainer, TrainingArguments, default_data_collator
@@ -27,16 +25,13 @@ from training_exporter.demo.report import summary, welcome, why_nan
 from training_exporter.demo.shell import folder_for_reports
 from training_exporter.demo.text import library_text
 from training_exporter.integrations.huggingface import PrometheusCallback
+from training_exporter.terminal import Terminated, signals_interrupt
 
 ROWS_PER_STEP = 32
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 20
 CLIP_ABOVE = 2.0
 """Norms are about 0.7 here, so few steps are clipped, as it should be."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: unlike a person with Ctrl-C, who sends it wants no page to be served any more."""
 
 
 class Ending(NamedTuple):
@@ -168,25 +163,3 @@ def _linger(seconds: float, console: Console) -> None:
         )
         with suppress(KeyboardInterrupt):
             Event().wait(min(seconds, TIMEOUT_MAX))
-
-
-@contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """While SIGINT is Ctrl-C, and SIGTERM is one that wants the process to end.
-
-    Also where the process was started to ignore SIGINT, as shells do in the background, and as the
-    first process of a container, which has no default for either.
-    """
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
-    before = {number: signal.getsignal(number) for number in handlers}
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated

@@ -21,6 +21,7 @@ from training_exporter.forensics.report import (
 )
 from training_exporter.forensics.step_rules import describe
 from training_exporter.forensics.store import read_report
+from training_exporter.program import program
 
 ROWS: Final = 10
 """Steps in the table; all of them are in the file."""
@@ -54,7 +55,7 @@ def summary(report: Report, path: Path | None = None) -> str:
 
 def how_to_explain(path: Path | str) -> str:
     """The command that explains a report, to be pasted into a shell."""
-    return f"training-exporter explain {quote(str(path))}"
+    return f"{program()} explain {quote(str(path))}"
 
 
 def explained(report: Report) -> str:

@@ -28,7 +28,7 @@ from training_exporter.replay.rows import Event
 from training_exporter.replay.settings import paste_lines
 from training_exporter.replay.trouble import ReplayError
 from training_exporter.requirements import needed_by
-from training_exporter.terminal import fail
+from training_exporter.terminal import fail, signals_interrupt
 
 LONG = 4_000_000
 """Bytes of a log from which on there is a progress bar."""
@@ -67,8 +67,11 @@ def replay(
         ),
     ] = False,
     speed: Annotated[
-        float, typer.Option(min=0.001, help="With --serve: how many times faster than it was.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            min=0.001, help="With --serve: how many times faster than it was.", show_default="1"
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -85,12 +88,13 @@ def replay(
         ),
     ] = None,
     row_seconds: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.001,
             help="With --serve or --openmetrics: time from row to row, if the log has no times.",
+            show_default="1",
         ),
-    ] = 1.0,
+    ] = None,
     start: Annotated[
         str | None,
         typer.Option(
@@ -115,9 +119,22 @@ def replay(
     try:
         plan = plan_of(profile, options, names, clip, windows)
         _require_possible(plan, live, as_json, openmetrics, plot)
+        _require_use(
+            ("--speed", speed, "--serve", live == "--serve"),
+            ("--port", port, "--serve or --follow", live),
+            (
+                "--row-seconds",
+                row_seconds,
+                "--serve or --openmetrics",
+                live == "--serve" or openmetrics,
+            ),
+            ("--start", start, "--openmetrics", openmetrics),
+        )
+        row_seconds = row_seconds or 1.0
         name = run or source.resolve().stem
         if live:
-            _serve(source, plan, name, port, inf if follow else speed, row_seconds, follow=follow)
+            speed = inf if follow else speed or 1.0
+            _serve(source, plan, name, port, speed, row_seconds, follow=follow)
             return
         playback = Playback(source, plan)
         sketch = Sketch(playback.judges[0], steps_known=STEP in playback.columns.names)
@@ -201,12 +218,13 @@ def _serve(
     """Play it on a page; raises what `Playback` and `live.serve` raise."""
     from training_exporter.replay import live  # an exporter and all that it needs
 
-    try:
-        playback = Playback(source, plan, more_soon if follow else None, _say)
-    except KeyboardInterrupt:  # while it is waited for
-        _say("Stopped.")
-        return
-    live.serve(playback, run=run, port=port, speed=speed, row_seconds=row_seconds, say=_say)
+    with signals_interrupt():
+        try:
+            playback = Playback(source, plan, more_soon if follow else None, _say)
+        except KeyboardInterrupt:  # while it is waited for
+            _say("Stopped.")
+            return
+        live.serve(playback, run=run, port=port, speed=speed, row_seconds=row_seconds, say=_say)
 
 
 def _say(line: str) -> None:
@@ -235,6 +253,21 @@ def _require_possible(
         _require_file("--openmetrics", openmetrics)
     if plot is not None:
         _require_plot(plot)
+
+
+def _require_use(*options: tuple[str, object, str, object]) -> None:
+    """Refuse an option that would change nothing.
+
+    Args:
+        options: each with its value, None where it is not given; what it is for; whether that was
+            asked for.
+
+    Raises:
+        ReplayError: there is one.
+    """
+    for option, value, purpose, wanted in options:
+        if value is not None and not wanted:
+            raise ReplayError(f"{option} is for {purpose}")
 
 
 def _require_file(option: str, file: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from training_exporter.catalog import COMPLETED, CRASHED
+from training_exporter.catalog import COMPLETED, CRASHED, runbook
 from training_exporter.sinks.sink import RunInfo
 from training_exporter.snapshot import Anomaly
 from training_exporter.summary.making import RunSummary, plain
@@ -41,6 +41,7 @@ class Message(NamedTuple):
         text: more lines.
         colour: as 0xRRGGBB.
         details: the same for programs, in values that strict JSON can hold.
+        link: where is written what to do about it.
     """
 
     event: str
@@ -48,6 +49,7 @@ class Message(NamedTuple):
     text: str
     colour: int
     details: Mapping[str, Any]
+    link: str | None = None
 
 
 def started(run: RunInfo) -> Message:
@@ -70,9 +72,10 @@ def found(run: RunInfo, anomaly: Anomaly, held_back: int) -> Message:
         "rank": run.rank,
         **json_ready(anomaly),
         "held_back": held_back,
+        "runbook": runbook(anomaly.kind),
     }
     title = f"{anomaly.kind} at step {anomaly.step:,} of run {run.run}"
-    return Message(ANOMALY, title, text, _BAD, details)
+    return Message(ANOMALY, title, text, _BAD, details, details["runbook"])
 
 
 def finished(summary: RunSummary) -> Message:
@@ -90,6 +93,7 @@ def slack_payload(message: Message) -> dict[str, Any]:
         "color": f"#{message.colour:06x}",
         "title": title,
         "text": text[:_SLACK_TEXT],
+        **({"title_link": message.link} if message.link else {}),
     }
     return {"attachments": [attachment]}
 
@@ -100,6 +104,7 @@ def discord_payload(message: Message) -> dict[str, Any]:
         "title": message.title[:_DISCORD_TITLE],
         "description": message.text[:_DISCORD_TEXT],
         "color": message.colour,
+        **({"url": message.link} if message.link else {}),
     }
     return {"embeds": [embed], "allowed_mentions": {"parse": []}}
 

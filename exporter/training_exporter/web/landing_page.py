@@ -12,7 +12,7 @@ from time import time
 
 from training_exporter import catalog
 from training_exporter._version import __version__
-from training_exporter.catalog import FINAL_STATES
+from training_exporter.catalog import FINAL_STATES, runbook
 from training_exporter.forensics.text import how_to_explain
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.history import Point
@@ -180,8 +180,13 @@ def _alarm(snapshot: Snapshot) -> str:
     active = [anomaly.kind for anomaly in snapshot.anomalies if anomaly.active]
     if not active:
         return ""
-    lines = [f"<strong>{escape(spoken(kind))}</strong>: {escape(meaning(kind))}" for kind in active]
-    return f'<p class="alarm" role="status">⚠ {"; ".join(lines)}</p>'
+    return f'<p class="alarm" role="status">⚠ {"; ".join(map(_active, active))}</p>'
+
+
+def _active(kind: str) -> str:
+    name, to_do = escape(spoken(kind)), runbook(kind)
+    link = f' (<a href="{to_do}">what to do</a>)' if to_do else ""
+    return f"<strong>{name}</strong>: {escape(meaning(kind))}{link}"
 
 
 def _report(status: RunStatus) -> str:

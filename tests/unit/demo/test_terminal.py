@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from tests.unit.demo.programs import installed
+from tests.unit.programs import installed
 from training_exporter import StepSignals, TrainingExporter
 from training_exporter.demo.diary import Diary
 from training_exporter.demo.display import Display, logs_on, numbers_of

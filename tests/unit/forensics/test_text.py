@@ -16,6 +16,7 @@ from training_exporter.forensics.jsonform import ReportError
 from training_exporter.forensics.report import Findings, Gap, Inspection
 from training_exporter.forensics.store import ReportStore
 from training_exporter.forensics.text import INDICES, ROWS, explain, explained, summary
+from training_exporter.program import program
 
 
 def section(text: str, title: str) -> str:
@@ -134,7 +135,7 @@ def test_the_log_line_is_one_line() -> None:
     """With the cause, and how to read on; without a file nothing is promised."""
     line = summary(replace(report(), about=ABOUT._replace(run="a\nb")), Path("r.json"))
     assert line.startswith("loss NaN and gradient norm NaN at step 100; likely cause: a division")
-    assert line.endswith("; for more: training-exporter explain r.json")
+    assert line.endswith(f"; for more: {program()} explain r.json")
     assert "\n" not in line
     assert "explain" not in summary(report())
 

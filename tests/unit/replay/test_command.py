@@ -238,6 +238,26 @@ def test_what_is_played_live_is_not_drawn(log: Path, mode: str) -> None:
     assert "--serve and --follow go without --json, --openmetrics and --plot" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--speed", "60"], "--speed is for --serve"),
+        (["--follow", "--speed", "60"], "--speed is for --serve"),
+        (["--port", "0"], "--port is for --serve or --follow"),
+        (["--follow", "--row-seconds", "2"], "--row-seconds is for --serve or --openmetrics"),
+        (["--start", "2026-01-31"], "--start is for --openmetrics"),
+    ],
+)
+def test_an_option_that_would_change_nothing(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """Is refused, with what it is for, before the log is looked at."""
+    result = run("replay", tmp_path / "no log", *arguments)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize("option", ["--serve", "--follow", "--openmetrics=run.om"])
 def test_what_takes_one_profile(tmp_path: Path, option: str) -> None:
     """Is refused with both before the log is looked at, let alone waited for."""

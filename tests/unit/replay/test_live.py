@@ -129,7 +129,7 @@ def test_the_command_follows_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(TrainingExporter, "start", started)
     monkeypatch.setattr(command, "more_soon", nothing_more)
 
-    result = run("replay", log, "--follow", "--port", "0", "--row-seconds", "9999")
+    result = run("replay", log, "--follow", "--port", "0")
 
     assert result.exit_code == 0, result.output
     assert "Stopped.\nNote: 1 rows with other than 4 columns" in result.output

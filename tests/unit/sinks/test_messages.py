@@ -9,6 +9,7 @@ from math import inf, nan
 import pytest
 
 from tests.e2e.chat_server import discord_complaint, slack_complaint
+from training_exporter.catalog import runbook
 from training_exporter.sinks import RunInfo
 from training_exporter.sinks.messages import (
     PAYLOADS,
@@ -51,6 +52,18 @@ def test_an_anomaly_in_words() -> None:
     assert broken.text == "the loss or the gradient norm is NaN or infinite"
 
 
+def test_the_title_leads_to_what_to_do() -> None:
+    """About an anomaly of ours; nothing is promised about others, or where nothing is wrong."""
+    link = runbook("loss_spike")
+    mine = found(RUN, SPIKE._replace(kind="mine"), 0)
+
+    assert slack_payload(found(RUN, SPIKE, 0))["attachments"][0]["title_link"] == link
+    assert discord_payload(found(RUN, SPIKE, 0))["embeds"][0]["url"] == link
+    for message in (mine, started(RUN)):
+        assert "title_link" not in slack_payload(message)["attachments"][0]
+        assert "url" not in discord_payload(message)["embeds"][0]
+
+
 def test_nobody_is_mentioned() -> None:
     """A run may be called like everybody in the channel."""
     (attachment,) = slack_payload(started(RUN))["attachments"]
@@ -75,5 +88,6 @@ def test_json_for_programs() -> None:
     assert payload["anomaly"] == {
         "run": RUN.run, "rank": 0, "kind": "non_finite", "step": 7, "timestamp": 100.0,
         "value": "NaN", "threshold": "Infinity", "held_back": 0,
+        "runbook": runbook("non_finite"),
     }  # fmt: skip
     assert json_payload(finished(END))["finished"]["state"] == "crashed"

@@ -12,9 +12,10 @@ from math import inf, nan
 
 import pytest
 
-from training_exporter.catalog import ANOMALY_KINDS, FINAL_STATES, RUN_STATES
+from training_exporter.catalog import ANOMALY_KINDS, FINAL_STATES, RUN_STATES, runbook
 from training_exporter.gpu.readings import AllocatorReading, GpuReading, GpuReadings
 from training_exporter.history import CurveHistory
+from training_exporter.program import program
 from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.snapshot import Anomaly, AnomalyStatus, Best, Snapshot, Totals
 from training_exporter.status import ReportNote, RunStatus
@@ -171,6 +172,7 @@ def test_anomalies() -> None:
     assert shown.text.count("mine at step 2 ") == 2
     assert "▲ active" in shown.text
     assert any(p.get("class") == "alarm" for p in shown.all("p"))
+    assert [a.get("href") for a in shown.all("a") if a.get("href") == runbook("loss_spike")]
 
 
 @pytest.mark.parametrize(
@@ -515,7 +517,7 @@ def test_a_report_on_a_nan_is_named() -> None:
     html = render(status, snapshot(), now=NOW)
 
     assert "loss NaN at step 7; likely cause: &lt;b&gt;" in html
-    assert "<code>training-exporter explain &#x27;/runs/&lt;i&gt;/r.json&#x27;</code>" in html
+    assert f"<code>{program()} explain &#x27;/runs/&lt;i&gt;/r.json&#x27;</code>" in html
     assert "report" not in render(STATUS, snapshot(), now=NOW).partition("<body>")[2]
 
 
