@@ -297,7 +297,7 @@ def test_real_logs() -> None:
     assert (state.course.rows, state.stride) == (866, 10)
     assert (lines.course.rows, lines.course.loss) == (866, state.course.loss)
     assert events.course.rows == 1204
-    assert events.columns.evaluations == {"validation/loss": "eval"}
+    assert events.columns.evaluations == {"validation/loss": "eval", "test/loss": "test"}
 
 
 @pytest.mark.skipif(not REAL_LOGS.is_dir(), reason="the folder of real logs is not here")
@@ -331,7 +331,7 @@ def test_a_page_ends_with_sigterm(mode: str, tmp_path: Path) -> None:
         [*command, "replay", str(log), mode, "--port", "0"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
+        said = next(line for line in process.stdout if "Ctrl-C" in line)
         process.terminate()
         rest, _ = process.communicate(timeout=30)
 

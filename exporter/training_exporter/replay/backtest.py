@@ -15,6 +15,8 @@ from rich.table import Table
 from training_exporter.catalog import ANOMALY_KINDS
 from training_exporter.replay.judging import Judge
 from training_exporter.replay.playing import Plan, Playback
+from training_exporter.replay.report import listed
+from training_exporter.replay.rows import Event
 from training_exporter.replay.scoring import (
     HEALTHY,
     LABELS_OF,
@@ -39,12 +41,14 @@ class Trial:
     """One run, judged.
 
     Attributes:
-        labels: what a person marked.
+        labels: what a person marked in it.
         judges: the verdicts, one for each profile.
+        notes: what is wrong with its log or its labels, a line for each.
     """
 
     labels: Sequence[Label]
     judges: Sequence[Judge]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,15 +97,32 @@ def _unit(path: Path, names: Sequence[str]) -> str:
 
 def _label(path: Path, line: int, row: Mapping[str, str | None], unit: str) -> Label:
     try:
-        first, last = (int(float(row[f"{end}_{unit[:-1]}"] or "")) for end in ("first", "last"))
-    except (ValueError, OverflowError):
+        first, last = (_whole(row[f"{end}_{unit[:-1]}"] or "") for end in ("first", "last"))
+    except ValueError:
         raise ReplayError(f"{path}, line {line}: first and last must be whole numbers") from None
+    if not 0 <= first <= last:
+        raise ReplayError(
+            f"{path}, line {line}: first must be 0 or more and last no less than first,"
+            f" not {first} and {last}"
+        )
     if not row["id"]:
         raise ReplayError(f"{path}, line {line}: id must be the name of a log")
     kind, confidence = row["kind"] or "", row.get("confidence") or CONFIDENCES[0]
     _one_of(path, line, "kind", kind, KINDS)
     _one_of(path, line, "confidence", confidence, CONFIDENCES)
     return Label(kind, first, last, confidence)
+
+
+def _whole(text: str) -> int:
+    """A whole number, which a spreadsheet may have written as 140.0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
 
 
 def _one_of(path: Path, line: int, name: str, value: str, valid: Sequence[str]) -> None:
@@ -111,16 +132,23 @@ def _one_of(path: Path, line: int, name: str, value: str, valid: Sequence[str]) 
         )
 
 
-def find_logs(folder: Path, runs: Iterable[str]) -> dict[str, Path]:
-    """The log of each run: a file or folder below `folder` called like the run, whatever the
-    file's extension."""
-    found: dict[str, Path] = {}
+def find_logs(folder: Path, runs: Iterable[str]) -> dict[str, list[Path]]:
+    """What may be the log of each run: the files and folders below `folder` that are called so,
+    files with or without their extension."""
+    found: dict[str, list[Path]] = {run: [] for run in runs}
     for path in sorted(folder.rglob("*")):
-        found.setdefault(path.name, path)
-        if path.is_file():
-            found.setdefault(path.name.partition(".")[0], path)
-            found.setdefault(path.stem, path)
-    return {run: found[run] for run in runs if run in found}
+        for name in _names_of(path):
+            if name in found:
+                found[name].append(path)
+    return found
+
+
+def _names_of(path: Path) -> set[str]:
+    """What a label may call it; the extension of an archive comes after another."""
+    if path.is_dir():
+        return {path.name}
+    unpacked = path.with_suffix("") if path.suffix == ".gz" else path
+    return {path.name, unpacked.name, unpacked.stem}
 
 
 def play_all(
@@ -142,24 +170,83 @@ def play_all(
         the runs, and a line for each that could not be judged.
 
     Raises:
-        ReplayError: none of them could.
+        ReplayError: there is no such folder, or none of them could.
     """
+    if not folder.is_dir():
+        raise ReplayError(f"there is no folder {folder}")
     logs = find_logs(folder, labels.by_run)
     trials, missing = [], []
-    for run, marked in labels.by_run.items():
+    for run in labels.by_run:
         progress(run)
         try:
-            if run not in logs:
+            if not logs[run]:
                 raise ReplayError(f"no file or folder below {folder} is called {run}")
-            playback = Playback(logs[run], plan)
-            playback.play()
+            playback = _only_readable(folder, logs[run], plan)
+            trials.append(_trial(run, playback, labels))
         except (ReplayError, OSError) as error:
             missing.append(f"{run}: {error}")
-        else:
-            trials.append(Trial(marked, playback.judges))
     if not trials:
         raise ReplayError(f"none of {len(missing)} runs can be judged; {missing[0]}")
     return trials, missing
+
+
+def _only_readable(folder: Path, paths: Iterable[Path], plan: Plan) -> Playback:
+    """The one log among what is called like a run, such as a table beside a run's settings.
+
+    Raises:
+        ReplayError: none of them can be replayed, or it cannot be known which is meant.
+    """
+    readable: dict[Path, Playback] = {}
+    wrong = []
+    for path in paths:
+        if not readable.keys().isdisjoint(path.parents):
+            continue  # the folder in which it lies is called so, too, and has a log
+        try:
+            readable[path] = Playback(path, plan)
+        except (ReplayError, OSError) as error:
+            wrong.append(f"{path.relative_to(folder)}: {error}")
+    if not readable:
+        raise ReplayError("; ".join(wrong))
+    if len(readable) > 1:
+        names = listed([str(path.relative_to(folder)) for path in readable])
+        raise ReplayError(f"{len(readable)} logs are called so, expected one: {names}")
+    return next(iter(readable.values()))
+
+
+def _trial(run: str, playback: Playback, labels: Labels) -> Trial:
+    """Judge a run; what is marked beyond its end could not be found, and is left out.
+
+    Raises:
+        ReplayError: it has no row that can be judged.
+    """
+    end = _play_to_end(playback, labels.unit)
+    inside = []
+    for label in labels.by_run[run]:
+        place = f"{labels.unit} {label.first:,} to {label.last:,}"
+        its_end = f"its end at {labels.unit[:-1]} {end:,}"
+        if label.first > end:
+            playback.troubles.note(f"label(|s) beyond {its_end}, which (is|are) not counted", place)
+            continue
+        if label.last > end:
+            playback.troubles.note(f"label(|s) that (goes|go) on beyond {its_end}", place)
+        inside.append(label)
+    notes = [f"{run}: {line}" for line in playback.troubles.lines()]
+    return Trial(inside, playback.judges, notes)
+
+
+def _play_to_end(playback: Playback, unit: str) -> int:
+    """Judge it, and return its last row, or the last step for which one of its rows stands."""
+    if unit == ROWS:
+        playback.play()
+        return playback.course.rows - 1
+    farthest = 0
+
+    def note(event: Event) -> None:
+        nonlocal farthest
+        farthest = max(farthest, event.step)
+
+    playback.play(judged=note)
+    return farthest + (playback.stride or 1) - 1
 
 
 def summaries(trials: Sequence[Trial], unit: str) -> dict[str, dict[str, Summary]]:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from math import inf
+from math import inf, isfinite, isnan
 from pathlib import Path
 from time import sleep
 from typing import Annotated, TypeAlias
@@ -18,9 +19,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 from training_exporter.replay.backtest import play_all, read_labels, summaries, table_of
-from training_exporter.replay.columns import STEP
-from training_exporter.replay.openmetrics import Backfill, parse_start
+from training_exporter.replay.columns import STEP, TIMESTAMP
+from training_exporter.replay.naming import run_name
+from training_exporter.replay.openmetrics import NO_TIMES, Backfill, parse_start
 from training_exporter.replay.options import Clip, Json, Names, Options, Profile, Windows, plan_of
+from training_exporter.replay.outputs import require_apart, require_writable, writing
 from training_exporter.replay.playing import Plan, Playback
 from training_exporter.replay.plotting.curves import Sketch
 from training_exporter.replay.report import counted, for_person, for_program
@@ -35,6 +38,8 @@ LONG = 4_000_000
 FOLLOW_SECONDS = 1.0
 Observer: TypeAlias = Callable[[Event], object]
 """Is told of each step and evaluation once it was judged."""
+WIDE = 200
+"""Columns of a report that goes into a file or a pipe, where nothing need be cut."""
 
 
 def replay(
@@ -63,13 +68,15 @@ def replay(
         bool,
         typer.Option(
             "--follow",
-            help="Judge a run that goes on, or is still to begin, by its log; with a page.",
+            help="Judge a run that goes on, or is still to begin, by its log; on a page, too.",
         ),
     ] = False,
     speed: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="With --serve: how many times faster than it was.", show_default="1"
+            min=0.001,
+            help="With --serve: how many times faster than it was; inf waits for nothing.",
+            show_default="1",
         ),
     ] = None,
     port: Annotated[
@@ -91,15 +98,15 @@ def replay(
         float | None,
         typer.Option(
             min=0.001,
-            help="With --serve or --openmetrics: time from row to row, if the log has no times.",
+            help="With --serve, if the log has no times, and with --start: time from row to row.",
             show_default="1",
         ),
     ] = None,
     start: Annotated[
         str | None,
         typer.Option(
-            help="With --openmetrics: when the run began, if the log has no times, such as"
-            " 2026-01-31T10:00."
+            help="With --openmetrics: when the run began, such as 2026-01-31T10:00, if the log has"
+            " no times; those that it has are not used then."
         ),
     ] = None,
 ) -> None:
@@ -118,6 +125,9 @@ def replay(
     live = "--follow" if follow else "--serve" if serve else ""
     try:
         plan = plan_of(profile, options, names, clip, windows)
+        _require_numbers(speed, row_seconds)
+        if serve and follow:
+            raise ReplayError("--follow has a page, too: give it without --serve")
         _require_possible(plan, live, as_json, openmetrics, plot)
         _require_use(
             ("--speed", speed, "--serve", live == "--serve"),
@@ -125,18 +135,25 @@ def replay(
             (
                 "--row-seconds",
                 row_seconds,
-                "--serve or --openmetrics",
-                live == "--serve" or openmetrics,
+                "--serve or --openmetrics with --start",
+                live == "--serve" or (openmetrics and start is not None),
             ),
             ("--start", start, "--openmetrics", openmetrics),
+            (
+                "--run",
+                run,
+                "--serve, --follow, --openmetrics or --plot",
+                live or openmetrics or plot,
+            ),
         )
         row_seconds = row_seconds or 1.0
-        name = run or source.resolve().stem
+        name = run or run_name(Path(os.path.realpath(source)), is_folder=source.is_dir())
         if live:
             speed = inf if follow else speed or 1.0
             _serve(source, plan, name, port, speed, row_seconds, follow=follow)
             return
         playback = Playback(source, plan)
+        require_apart(_outputs(openmetrics, plot), playback.source.paths)
         sketch = Sketch(playback.judges[0], steps_known=STEP in playback.columns.names)
         drawn = () if plot is None else (sketch.note,)
         if openmetrics is None:
@@ -184,12 +201,21 @@ def backtest(
     found = summaries(trials, marked.unit)
     for line in missing:
         console.print(Text(f"Left out: {line}", style="yellow"), soft_wrap=True)
+    notes = [note for trial in trials for note in trial.notes]
+    for line in notes:
+        console.print(Text(f"Note: {line}.", style="yellow"), soft_wrap=True)
     if as_json:
         by_profile = {
             name: {kind: asdict(summary) for kind, summary in by_kind.items()}
             for name, by_kind in found.items()
         }
-        report = {"runs": len(trials), "unit": marked.unit, "profiles": by_profile}
+        report = {
+            "runs": len(trials),
+            "unit": marked.unit,
+            "left_out": missing,
+            "notes": notes,
+            "profiles": by_profile,
+        }
         typer.echo(json.dumps(report, indent=1))
         return
     rows = sum(trial.judges[0].rows for trial in trials)
@@ -249,10 +275,30 @@ def _require_possible(
     if len(plan.profiles) > 1 and (live or openmetrics is not None):
         # The counters of two would be the same series.
         raise ReplayError(f"{live or '--openmetrics'} takes one profile, as a live run has one")
-    if openmetrics is not None:
-        _require_file("--openmetrics", openmetrics)
     if plot is not None:
         _require_plot(plot)
+    outputs = _outputs(openmetrics, plot)
+    for option, file in outputs.items():
+        require_writable(option, file)
+    require_apart(outputs)
+
+
+def _outputs(openmetrics: Path | None, plot: Path | None) -> dict[str, Path]:
+    """The files to write by the options that ask for them."""
+    wanted = {"--openmetrics": openmetrics, "--plot": plot}
+    return {option: file for option, file in wanted.items() if file is not None}
+
+
+def _require_numbers(speed: float | None, row_seconds: float | None) -> None:
+    """Refuse what a range does not: NaN, and an infinite time.
+
+    Raises:
+        ReplayError: naming the option.
+    """
+    if speed is not None and isnan(speed):
+        raise ReplayError("--speed is a number, not nan")
+    if row_seconds is not None and not isfinite(row_seconds):
+        raise ReplayError(f"--row-seconds is a finite number of seconds, not {row_seconds}")
 
 
 def _require_use(*options: tuple[str, object, str, object]) -> None:
@@ -270,15 +316,8 @@ def _require_use(*options: tuple[str, object, str, object]) -> None:
             raise ReplayError(f"{option} is for {purpose}")
 
 
-def _require_file(option: str, file: Path) -> None:
-    if not file.parent.is_dir():
-        raise ReplayError(f"{option} takes a file in a folder that is there, not {file}")
-    if file.is_dir():
-        raise ReplayError(f"{option} takes a file, and {file} is a folder")
-
-
 def _require_plot(file: Path) -> None:
-    """Refuse a picture that could not be drawn or written.
+    """Refuse a picture that could not be drawn.
 
     Raises:
         ReplayError: no matplotlib, or no such kind of file.
@@ -289,15 +328,19 @@ def _require_plot(file: Path) -> None:
     except ModuleNotFoundError as error:
         raise ReplayError(str(error)) from None
     figure.require_format(file)
-    _require_file("--plot", file)
 
 
 def _draw(playback: Playback, sketch: Sketch, run: str, file: Path) -> None:
-    """Draw what was played; raises what `figure.save` raises."""
+    """Draw what was played.
+
+    Raises:
+        ReplayError: the file cannot be written.
+    """
     from training_exporter.replay.plotting import figure  # matplotlib, which not everybody has
 
     sketch.finish()
-    figure.save(file, playback, sketch, run)
+    with writing(file):
+        figure.save(file, playback, sketch, run)
 
 
 def _backfill(
@@ -311,13 +354,21 @@ def _backfill(
     """Judge it, and write it as OpenMetrics; others may look on.
 
     Raises:
-        ReplayError: no times.
-        OSError: the file cannot be written.
+        ReplayError: no times, or the file cannot be written.
     """
-    judge, troubles = playback.judges[0], playback.troubles
-    with Backfill(judge, run, start=start, row_seconds=row_seconds, troubles=troubles) as backfill:
+    if start is None and TIMESTAMP not in playback.columns.names:
+        raise ReplayError(NO_TIMES)  # before all of it is read
+    with Backfill(
+        playback.judges[0],
+        run,
+        start=start,
+        row_seconds=row_seconds,
+        stride=playback.stride or 1,
+        troubles=playback.troubles,
+    ) as backfill:
         _play(playback, backfill.note, *judged)
-        backfill.save(file)
+        with writing(file):
+            backfill.save(file)
 
 
 def _play(playback: Playback, *observers: Observer) -> None:
@@ -339,5 +390,7 @@ def _play(playback: Playback, *observers: Observer) -> None:
 def _print(parts: Iterable[RenderableType]) -> None:
     """Print parts of a report; lines stay whole, since some are there to be copied."""
     console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, Text))

@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import json
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from training_exporter.replay import csv_logs, text_logs, tfevents, wandb_runs
-from training_exporter.replay.stream import DAMAGED_GZIP, Stream
+from training_exporter.replay.stream import Stream
 from training_exporter.replay.text_logs import Record
 from training_exporter.replay.tfrecords import begins_with_record
 from training_exporter.replay.trouble import ReplayError, Troubles
 
 _START = 1 << 16
+_BINARY = re.compile(r"[\0-\x08\x0e-\x1f]")
+_WORD = re.compile(r"[^\W\d]\S*")
 EXPECTED = (
     "a Hugging Face trainer_state.json or its checkpoint or output folder, JSON lines such as"
     " trainer_log.jsonl, CSV such as Lightning's metrics.csv, TensorBoard event files or their"
@@ -62,10 +65,10 @@ def format_of(path: Path) -> Format:
     stream = Stream(path)
     try:
         start = stream.file.read(_START)
-    except DAMAGED_GZIP as error:
-        raise ReplayError(f"{path} is a damaged archive: {error}") from None
     finally:
         stream.close()
+    if not start and stream.damage is not None:
+        raise ReplayError(f"{path} is a damaged archive: {stream.damage}")
     if not start.strip():
         raise NotYetError(f"{path} is empty; expected {EXPECTED}")
     if start.startswith(wandb_runs.MAGIC):
@@ -76,31 +79,62 @@ def format_of(path: Path) -> Format:
         raise ReplayError(
             f"{path} is UTF-16; expected UTF-8, such as iconv -f UTF-16 -t UTF-8 makes"
         )
-    known = _text_format(start)
+    text = start.decode("utf-8", "replace").lstrip("\ufeff")
+    if _ends_lines_with_cr(text):
+        raise ReplayError(
+            f"{path} has lines that end with CR; expected LF or CR LF, such as tr '\\r' '\\n' makes"
+        )
+    known = _text_format(text)
     if known is None:
         unknown = f"{path} is no log of a known format; expected {EXPECTED}"
-        raise NotYetError(unknown) if _has_just_begun(start) else ReplayError(unknown)
+        has_just_begun = len(start) < _START and _has_just_begun(text)
+        raise NotYetError(unknown) if has_just_begun else ReplayError(unknown)
     return known
 
 
-def _has_just_begun(start: bytes) -> bool:
-    """Whether the next bytes may show what it is: half a line, or the head of a state."""
-    return len(start) < _START and (b"\n" not in start or start.lstrip().startswith(b"{"))
+def _ends_lines_with_cr(text: str) -> bool:
+    """Whether it is a log but for that; nothing else that we read has lines like that."""
+    if "\n" in text or "\r" not in text.strip():
+        return False
+    return _text_format(text.replace("\r", "\n")) is not None
 
 
-def _text_format(start: bytes) -> Format | None:
-    text = start.decode("utf-8", "replace").lstrip("\ufeff")
-    first = next(filter(str.strip, text.split("\n")), "")
+def _has_just_begun(text: str) -> bool:
+    """Whether the next bytes may show what it is: half a line, one line of text, or the head of a
+    state."""
+    is_one_line = len(_lines_of(text)) < 2 and not _BINARY.search(text)
+    return is_one_line or "\n" not in text or text.lstrip().startswith("{")
+
+
+def _text_format(text: str) -> Format | None:
     if text.lstrip().startswith("{"):
+        first = next(filter(str.strip, text.split("\n")))
         try:
             record = json.loads(first)
         except (ValueError, RecursionError):
             return TRAINER_STATE if '"log_history"' in text else _if_lines(text)
         return TRAINER_STATE if "log_history" in record else JSON_LINES
-    readable = "\0" not in first and "\ufffd" not in first
-    if readable and any(mark in first for mark in csv_logs.DELIMITERS):
-        return CSV
-    return None
+    lines = _lines_of(text)
+    if 2 * sum(map(_is_object, lines)) >= len(lines) > 0:
+        return JSON_LINES
+    return CSV if _is_table(lines or text.split("\n")) else None
+
+
+def _lines_of(text: str) -> list[str]:
+    """Those with something in them that is no comment."""
+    lines = filter(str.strip, text.split("\n"))
+    return [line for line in lines if not line.startswith(csv_logs.COMMENT)]
+
+
+def _is_table(lines: Sequence[str]) -> bool:
+    """Whether the first is a row of several cells, or a name above numbers."""
+    first = lines[0]
+    if _BINARY.search(first) or 2 * first.count("\ufffd") > len(first):
+        return False
+    if any(mark in first for mark in csv_logs.DELIMITERS):
+        return True
+    name = first.strip().strip('"')
+    return bool(_WORD.fullmatch(name)) and any(map(csv_logs.is_number, lines[1:2]))
 
 
 def _if_lines(text: str) -> Format | None:
@@ -109,6 +143,8 @@ def _if_lines(text: str) -> Format | None:
 
 
 def _is_object(line: str) -> bool:
+    if not line.lstrip().startswith("{"):
+        return False
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from time import sleep
 from typing import Any
 
 from training_exporter import catalog
 from training_exporter.exporter import TrainingExporter
+from training_exporter.replay.openmetrics import is_unix_time
 from training_exporter.replay.playing import Playback
+from training_exporter.replay.report import before_playing
 from training_exporter.replay.rows import Event
 from training_exporter.replay.trouble import ReplayError
 from training_exporter.signals import StepSignals
@@ -73,10 +75,10 @@ def serve(
         run: its name there.
         port: port to serve on, None as configured.
         speed, row_seconds: as for `play_live`.
-        say: tells the user where to look, and what was wrong with the log.
+        say: tells the user what was taken for what, where to look, and what was wrong with the log.
 
     Raises:
-        ReplayError: a variable of the environment that makes no sense.
+        ReplayError: a variable of the environment that makes no sense, or nothing to play.
     """
     judge = playback.judges[0]
     chosen: dict[str, Any] = {} if port is None else {"port": port}
@@ -87,6 +89,8 @@ def serve(
     except ValueError as error:
         raise ReplayError(str(error)) from None
     try:
+        for line in before_playing(playback):
+            say(line)
         exporter.start()
         say(f"{run} is on {exporter.url or 'no page, as there is no port'}; Ctrl-C ends it.")
         _play(playback, exporter, speed, row_seconds)
@@ -102,10 +106,32 @@ def serve(
 
 def _play(playback: Playback, exporter: TrainingExporter, speed: float, row_seconds: float) -> None:
     try:
-        play_live(playback.events(), exporter, speed=speed, row_seconds=row_seconds)
+        play_live(_events(playback), exporter, speed=speed, row_seconds=row_seconds)
     except BaseException as error:
         exporter.finish(error)
         raise
+
+
+def _events(playback: Playback) -> Iterator[Event]:
+    """Its steps and evaluations, once; a time that can be none is absent.
+
+    Raises:
+        ReplayError: it is over and had no step.
+    """
+    rows = 0
+    for event in playback.events():
+        if isinstance(event, StepSignals):
+            rows += 1
+            if event.timestamp and not is_unix_time(event.timestamp):
+                playback.troubles.note(
+                    "time(|s) that (is|are) no Unix time in seconds and (was|were) left out",
+                    f"step {event.step}",
+                )
+                yield replace(event, timestamp=0.0)
+                continue
+        yield event
+    if not rows:
+        raise ReplayError(f"nothing in {playback.path} can be replayed")
 
 
 def until_interrupted() -> None:

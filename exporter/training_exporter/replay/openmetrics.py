@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
-from math import isfinite, isnan, nan
+from math import inf, isfinite, isnan
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import NamedTemporaryFile, TemporaryFile
@@ -16,8 +15,9 @@ from training_exporter import catalog
 from training_exporter.catalog import Metric
 from training_exporter.replay.judging import Judge
 from training_exporter.replay.rows import Event
+from training_exporter.replay.times import unix_time
 from training_exporter.replay.trouble import ReplayError, Troubles
-from training_exporter.signals import StepSignals
+from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.values import clean_text
 
 AGAIN_AFTER = 60.0
@@ -25,6 +25,9 @@ AGAIN_AFTER = 60.0
 
 _LATEST = 1e11
 """Times beyond it are milliseconds, which Prometheus takes for the year 55,000 without a word."""
+
+_SAY_WHEN = "say when the run began, such as --start 2026-01-31"
+NO_TIMES = f"no row of the log has a time: {_SAY_WHEN}"
 
 _FAMILIES = (
     catalog.STEP,
@@ -41,13 +44,15 @@ class Backfill:
 
     The samples of a series must follow on each other in the file, so they are gathered in temporary
     files first, and memory does not grow with the run. Prometheus silently drops a sample that is
-    not after the one before it, so such rows are told and left out.
+    not after the one before it, so such rows and evaluations are told and left out.
 
     Args:
         judge: the verdict on the run.
         run: label `run`.
-        start: Unix time of the first row, where the log has no times.
-        row_seconds: time from row to row, there.
+        start: Unix time of the first row, from which all times are reckoned; None takes those of
+            the log.
+        row_seconds: time from row to row, for reckoned times.
+        stride: steps from row to row.
         troubles: takes what is wrong.
     """
 
@@ -58,16 +63,20 @@ class Backfill:
         *,
         start: float | None,
         row_seconds: float,
+        stride: int,
         troubles: Troubles,
     ) -> None:
         self._judge = judge
         self._labels = f'run="{_escaped(run)}",rank="0"'
         self._start = start
         self._row_seconds = row_seconds
+        self._stride = stride
         self._troubles = troubles
-        self._last_time = float("-inf")
+        self._last_step = 0
+        self._last_time = -inf
+        self._last_evaluated: dict[str, float] = {}
         self._counted: Sequence[int] = ()
-        self._counted_at = float("-inf")
+        self._counted_at = -inf
         self._stack = ExitStack()
         self._series: dict[str, dict[str, IO[str]]] = {metric.name: {} for metric in _FAMILIES}
 
@@ -81,16 +90,19 @@ class Backfill:
         """Take in a step or an evaluation that was judged.
 
         Raises:
-            ReplayError: the log has no times, and none were given.
+            ReplayError: its time is none.
         """
         time = self._time(event)
-        if not isinstance(event, StepSignals):
-            if event.loss is not None:
-                dataset = f',dataset="{_escaped(event.dataset)}"'
-                self._sample(catalog.EVAL_LOSS, dataset, event.loss, time)
+        if time is None:
             return
+        if not isinstance(event, StepSignals):
+            self._evaluation(event, time)
+            return
+        self._last_step = event.step
         if time <= self._last_time:
-            self._troubles.note("rows whose time is not after the last one, which are left out")
+            self._troubles.note(
+                "row(|s) whose time is not after the last one, which (is|are) left out"
+            )
             return
         self._last_time = time
         self._sample(catalog.STEP, "", float(event.step), time)
@@ -102,18 +114,52 @@ class Backfill:
             self._sample(catalog.LEARNING_RATE, f',group="{group}"', rate, time)
         self._count(time)
 
-    def _time(self, event: Event) -> float:
-        """In milliseconds, which is what Prometheus keeps, but as seconds."""
-        if event.timestamp:
-            if not 0 < event.timestamp < _LATEST:
-                raise ReplayError(
-                    f"a time in the log is no Unix time in seconds: {event.timestamp}"
+    def _evaluation(self, event: Evaluation, time: float) -> None:
+        if event.loss is None:
+            return
+        if time <= self._last_evaluated.get(event.dataset, -inf):
+            self._troubles.note(
+                "evaluation(|s) whose time is not after the last one, which (is|are) left out",
+                f"step {event.step}",
+            )
+            return
+        self._last_evaluated[event.dataset] = time
+        self._sample(catalog.EVAL_LOSS, f',dataset="{_escaped(event.dataset)}"', event.loss, time)
+
+    def _time(self, event: Event) -> float | None:
+        """In milliseconds, which is what Prometheus keeps, but as seconds; None where there is
+        none."""
+        if self._start is not None:
+            if event.timestamp:
+                self._troubles.note(
+                    "time(|s) in the log that (is|are) not used, as --start is given"
                 )
-            return round(event.timestamp, 3)
-        if self._start is None:
-            raise ReplayError("the log has no times: say when it began, such as --start 2026-01-31")
-        row = max(0, self._judge.rows - 1)
-        return round(self._start + row * self._row_seconds, 3)
+            return self._reckoned(event, self._start)
+        if not event.timestamp:
+            what = "row" if isinstance(event, StepSignals) else "evaluation"
+            self._troubles.note(
+                f"{what}(|s) without a time, which (is|are) left out", f"step {event.step}"
+            )
+            return None
+        if not is_unix_time(event.timestamp):
+            raise ReplayError(
+                f"a time in the log is no Unix time in seconds: {event.timestamp:.16g}; {_SAY_WHEN}"
+            )
+        return round(event.timestamp, 3)
+
+    def _reckoned(self, event: Event, start: float) -> float:
+        """An evaluation is between two rows where its step is; before the first row it is as if
+        there had been one of step 0."""
+        rows = self._judge.rows - 1.0
+        if not isinstance(event, StepSignals):
+            rows += min(1.0, max(0.0, (event.step - self._last_step) / self._stride))
+        time = round(start + rows * self._row_seconds, 3)
+        if not is_unix_time(time):
+            raise ReplayError(
+                f"--start and --row-seconds {self._row_seconds:g} lead to {time:g}, which is no"
+                " Unix time in seconds"
+            )
+        return time
 
     def _count(self, time: float) -> None:
         statuses = self._judge.monitor.anomalies
@@ -134,11 +180,15 @@ class Backfill:
         series[labels].write(f"{name} {_number(value)} {time:.3f}\n")
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the file, whole or not at all; where it is a link, what that leads to.
 
         Raises:
+            ReplayError: no row had a time.
             OSError: no permission, disk full, no such folder.
         """
+        if self._last_time == -inf:
+            raise ReplayError(NO_TIMES)
+        path = path.resolve()
         with NamedTemporaryFile(
             "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as draft:
@@ -171,20 +221,17 @@ def parse_start(text: str) -> float:
     Raises:
         ReplayError: it is neither.
     """
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            seconds = nan
-        else:
-            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    if not 0 < seconds < _LATEST:
+    seconds = unix_time(text)
+    if seconds is None or not is_unix_time(seconds):
         raise ReplayError(
             f"--start is a date such as 2026-01-31T10:00 or Unix time in seconds, not {text}"
         )
     return seconds
+
+
+def is_unix_time(seconds: float) -> bool:
+    """Whether it can be one; what is too large is in milliseconds."""
+    return 0 < seconds < _LATEST
 
 
 def _number(value: float) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from training_exporter.replay.columns import SIGNALS, parse_map
 from training_exporter.replay.playing import Plan
 from training_exporter.replay.settings import parse_options, parse_profile
 from training_exporter.replay.trouble import ReplayError
+from training_exporter.replay.windows import STEPPED
 
 WINDOWS = ("steps", "rows")
 
@@ -55,9 +57,14 @@ def plan_of(
     """
     if windows not in WINDOWS:
         raise ReplayError(f"--windows is one of {', '.join(WINDOWS)}, not {windows}")
+    profiles = parse_profile(profile)
+    if windows == "rows" and STEPPED not in profiles:
+        raise ReplayError(f"--windows rows is for --profile {STEPPED} or both")
+    if clip is not None and not isfinite(clip):
+        raise ReplayError(f"--clip is a finite number, not {clip}")
     try:
         return Plan(
-            profiles=parse_profile(profile),
+            profiles=profiles,
             options=parse_options(options or ()),
             names=parse_map(names or ()),
             clip_threshold=clip,

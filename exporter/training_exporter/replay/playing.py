@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 
 from training_exporter.detectors import Options
-from training_exporter.replay.columns import STEP, Columns
+from training_exporter.replay.columns import JUDGED, STEP, Columns
 from training_exporter.replay.following import Following
 from training_exporter.replay.formats import NotYetError
 from training_exporter.replay.judging import Judge
@@ -29,6 +29,12 @@ TICK = 2048
 
 def _say_nothing(_: str) -> None:
     """For a run that is over."""
+
+
+def _needed_at_once(names: Mapping[str, str]) -> Mapping[str, str]:
+    """Names without which a log cannot be judged from its beginning; others may come later, as that
+    of the first evaluation."""
+    return {signal: name for signal, name in names.items() if signal in (STEP, *JUDGED)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +181,9 @@ class Playback:
     def events(self) -> Iterator[Event]:
         """Its steps and evaluations, once."""
         rows = Rows(self.columns, self.troubles, self.plan.clip_threshold)
-        return rows.events(self._records)
+        yield from rows.events(self._records)
+        for name in self.columns.awaited:
+            self.troubles.note("name(|s) of --map that no value has", repr(name))
 
     def _wait_for_beginning(self, wait: Callable[[], bool], say: Callable[[str], object]) -> None:
         """Look until there is something to go by.
@@ -208,7 +216,7 @@ class Playback:
         """
         self.troubles = Troubles()
         self.source: Source = find_source(self.path, self.troubles, going_on=going_on)
-        if going_on and self.source.paths[-1].suffix == ".gz":
+        if going_on and self.source.is_archive:
             raise ReplayError(f"an archive does not grow, so it is not followed: {self.path}")
         beginning = self._beginning()
         self.columns = self._columns_of(beginning)
@@ -246,14 +254,31 @@ class Playback:
             names.setdefault(STEP, self.source.format.step)
         columns = Columns(names)
         columns.learn_all(beginning)
+        is_whole = len(beginning) < BEGINNING
+        chosen = self.plan.names if is_whole else _needed_at_once(self.plan.names)
         try:
-            columns.require_chosen(beginning)
+            columns.require_chosen(chosen, beginning)
             columns.require_something(beginning)
         except ReplayError as error:
-            if len(beginning) < BEGINNING:
+            if is_whole:
                 raise NotYetError(str(error)) from None
             raise
+        self._leave_out_false_steps(columns, beginning)
         return columns
+
+    def _leave_out_false_steps(self, columns: Columns, beginning: list[Record]) -> None:
+        """Have rows counted where what is called a step is none.
+
+        Raises:
+            ReplayError: the user said that it is one.
+        """
+        why = columns.why_no_step(beginning)
+        if not why:
+            return
+        if STEP in self.plan.names:
+            raise ReplayError(f"{self.plan.names[STEP]!r} is no step: {why}")
+        del columns.names[STEP]
+        self.troubles.note(f"step column that is not used, as {why}")
 
     def _usual_stride(self, beginning: list[Record]) -> int | None:
         if STEP not in self.columns.names:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from math import isfinite
+from math import inf, isfinite, nan
 from statistics import median
 from typing import Any
 
-from training_exporter.replay.columns import STEP, TIMESTAMP, Columns
+from training_exporter.replay.columns import JUDGED, STEP, TIMESTAMP, Columns
 from training_exporter.replay.text_logs import Record
+from training_exporter.replay.times import unix_time
 from training_exporter.replay.trouble import Troubles
 from training_exporter.signals import Evaluation, StepSignals
 
@@ -18,10 +20,13 @@ Event = StepSignals | Evaluation
 
 _FIRST, _FARTHEST = -(1 << 62), 1 << 62
 """Steps beyond them are none, but what a damage made of them."""
-_JUDGED = ("loss", "grad_norm")
 _OTHERS = (
     "epoch", "step_seconds", "loss_scale", "clip_threshold", "memory_allocated_bytes",
 )  # fmt: skip
+_IN_TENSOR = re.compile(r"tensor\(\[?([^],()]+)\]?(?:,.*)?\)")
+"""What becomes of a tensor that is written as a text."""
+_NAN_IN_C = re.compile(r"[+-]?(?:nan\(.*\)|1\.#(?:QNAN|SNAN|IND)\w*)", re.IGNORECASE)
+_INF_IN_C = re.compile(r"([+-]?)1\.#INF\w*", re.IGNORECASE)
 
 
 class Rows:
@@ -55,13 +60,17 @@ class Rows:
         columns = self._columns
         pending: Record = {}
         learn, names = columns.learn, columns.names
+        time = names.get(TIMESTAMP, "")
         for record in records:
             learn(record)
             if pending:
                 name = names.get(STEP)
                 step = record.get(name) if name is not None else None
                 if step is not None and step == pending.get(name) and self._fits(pending, record):  # type: ignore[arg-type]  # a name, as there is a step
+                    begun = pending.get(time)
                     pending.update(record)
+                    if begun is not None:  # a step is as old as the first that was logged of it
+                        pending[time] = begun
                     continue
                 yield pending
             pending = record
@@ -70,7 +79,7 @@ class Rows:
 
     def _fits(self, before: Record, after: Record) -> bool:
         """Whether nothing that is judged is in both."""
-        judged = [self._columns.names.get(signal) for signal in _JUDGED]
+        judged = [self._columns.names.get(signal) for signal in JUDGED]
         return not any(
             name in before and name in after for name in (*judged, *self._columns.evaluations)
         )
@@ -79,25 +88,27 @@ class Rows:
         """The step of a record; that of the last one where it says none and is an evaluation."""
         name = self._columns.names.get(STEP)
         if name is None:
-            self._row += any(self._columns.names.get(signal) in record for signal in _JUDGED)
+            self._row += any(self._columns.names.get(signal) in record for signal in JUDGED)
             return max(1, self._row)
         value = record.get(name)
         if type(value) is int and _FIRST < value < _FARTHEST:
             return value
         number = self._number(value)
         if number is not None and _FIRST < number < _FARTHEST:
-            return int(number)
+            if number != (step := int(number)):
+                self._troubles.note(
+                    "step(|s) that (is|are) no whole number(|s) and (was|were) cut", repr(value)
+                )
+            return step
         if any(each in record for each in self._columns.evaluations) and self._last is not None:
             return self._last
-        self._troubles.note("records without a step that were left out")
+        self._troubles.note("record(|s) without a step that (was|were) left out")
         return None
 
     def _events_of(self, step: int, record: Record) -> Iterator[Event]:
         names, number = self._columns.names, self._number
         get = record.get
-        timestamp = number(get(names.get(TIMESTAMP, ""))) or 0.0
-        if timestamp and not isfinite(timestamp):
-            timestamp = 0.0
+        timestamp = self._time(get(names.get(TIMESTAMP, "")))
         loss, norm = number(get(names.get("loss", ""))), number(get(names.get("grad_norm", "")))
         if loss is not None or norm is not None:
             self._watch_order(step)
@@ -109,6 +120,10 @@ class Rows:
                 norm,
                 learning_rates={} if rate is None else {"0": rate},
                 **self._others(record, names),
+            )
+        elif record.get(name := names.get("loss", ""), 0) is None:  # JSON may have it for a NaN
+            self._troubles.note(
+                f"row(|s) with null for {name!r} that (was|were) left out", f"step {step}"
             )
         for name, dataset in self._columns.evaluations.items():
             evaluated = number(get(name))
@@ -140,8 +155,15 @@ class Rows:
     def _watch_order(self, step: int) -> None:
         last, self._last = self._last, step
         if last is not None and step <= last:
-            what = "steps that repeat" if step == last else "steps that go back"
-            self._troubles.note(f"{what}, which `restart` judges", f"step {step}")
+            what = "repeat(s|)" if step == last else "go(es|) back"
+            self._troubles.note(f"step(|s) that {what}, which `restart` judges", f"step {step}")
+
+    def _time(self, value: object) -> float:
+        """Unix time, 0 where there is none. It may be a date."""
+        if type(value) is str and (moment := unix_time(value)) is not None:
+            value = moment
+        time = self._number(value)
+        return time if time is not None and isfinite(time) else 0.0
 
     def _number(self, value: object) -> float | None:
         """A value as a float, None where it is none: absent is absent."""
@@ -152,8 +174,28 @@ class Rows:
         try:
             return float(value)  # type: ignore[arg-type]  # else it raises
         except (ValueError, TypeError, OverflowError):
-            self._troubles.note("values that are no numbers and were left out", repr(value)[:40])
-            return None
+            number = _unusual_number(value) if isinstance(value, str) else None
+            if number is None:
+                where = repr(value)[:40]
+                self._troubles.note(
+                    "value(|s) that (is|are) no number(|s) and (was|were) left out", where
+                )
+            return number
+
+
+def _unusual_number(text: str) -> float | None:
+    """A number as C's printf or a tensor's repr writes it."""
+    if tensor := _IN_TENSOR.fullmatch(text.strip()):
+        text = tensor[1]
+    text = text.strip()
+    if _NAN_IN_C.fullmatch(text):
+        return nan
+    if infinite := _INF_IN_C.fullmatch(text):
+        return -inf if infinite[1] == "-" else inf
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def usual_stride(events: Iterable[Event]) -> int | None:

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import ENOENT
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
-from training_exporter.replay.following import Following, follow_growing, follow_rewritten
+from training_exporter.replay.following import (
+    Following,
+    follow_growing,
+    follow_rewritten,
+    read_whole,
+)
 from training_exporter.replay.formats import (
     CSV,
     EVENTS,
@@ -21,12 +26,19 @@ from training_exporter.replay.formats import (
     NotYetError,
     format_of,
 )
-from training_exporter.replay.stream import Stream
+from training_exporter.replay.stream import Stream, is_archive
 from training_exporter.replay.text_logs import Record
 from training_exporter.replay.trouble import ReplayError, Troubles
 
 _BY_THE_ROW = (EVENTS, WANDB, JSON_LINES, CSV)
 """What is looked for in a folder; a state is written at checkpoints alone."""
+_PACKED = ".gz"
+"""How the names of archives end in a folder."""
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_OTHER_NAMES = (".jsonl", ".csv")
+"""How logs that have none of the known names are called; what else lies in a folder is none."""
+_MANY = 5
+"""So many names are told, and of more only how many there are."""
 
 
 class Source:
@@ -64,6 +76,11 @@ class Source:
     def position(self) -> int:
         """Bytes that were read so far."""
         return self._done + (self._stream.position if self._stream else 0)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether what is written last is packed, so that it does not grow."""
+        return is_archive(self._last)
 
     def records(self, troubles: Troubles) -> Iterator[Record]:
         """All that was logged so far, in the order of the files."""
@@ -126,6 +143,11 @@ def find_source(path: Path, troubles: Troubles, *, going_on: bool = False) -> So
     """
     if not path.exists():
         raise NotYetError(f"there is no {path}")
+    if not path.is_dir() and not path.is_file():
+        # Nothing can be read twice there, and reading may wait for ever.
+        raise ReplayError(
+            f"{path} is neither a file nor a folder; save what comes from it as a file"
+        )
     try:
         if not path.is_dir():
             return Source(format_of(path), [path])
@@ -138,24 +160,39 @@ def find_source(path: Path, troubles: Troubles, *, going_on: bool = False) -> So
 
 def _in_folder(folder: Path, troubles: Troubles) -> Source:
     states = _states_in(folder)
-    if states:
-        return Source(TRAINER_STATE, [max(states, key=_steps_in_name)], folder)
+    state = _last_readable(states, troubles)
+    if state is not None:
+        return Source(TRAINER_STATE, [state], folder)
     for kind in _BY_THE_ROW:
-        runs = _runs_in(folder, kind)
+        runs = _runs_in(folder, kind, kind.pattern, kind.pattern + _PACKED)
         if runs:
             return _one_run(kind, folder, runs, max(runs, key=_size), troubles)
+    output = _output_below(folder, lambda path: path.stat().st_size, troubles)
+    if output is not None:
+        return _in_folder(output, troubles)
+    only = _only_log(folder, (*_OTHER_NAMES, *(name + _PACKED for name in _OTHER_NAMES)))
+    if only is not None:
+        return only
+    if states:  # who reads it will say what is wrong with it
+        return Source(TRAINER_STATE, [max(states, key=_steps_in_name)], folder)
     raise NotYetError(f"no log in {folder}; expected {EXPECTED}")
 
 
 def _going_on_in(folder: Path, troubles: Troubles) -> Source:
     for kind in _BY_THE_ROW:
-        runs = _outermost(_runs_in(folder, kind))
+        runs = _outermost(_runs_in(folder, kind, kind.pattern))
         if runs:
             newest = max(runs, key=lambda files: max(map(_written, files)))
             return _one_run(kind, folder, runs, newest, troubles)
     states = _states_in(folder)
     if states:
         return Source(TRAINER_STATE, [_newest(states)], folder)
+    output = _output_below(folder, _written, troubles)
+    if output is not None:
+        return _going_on_in(output, troubles)
+    only = _only_log(folder, _OTHER_NAMES)
+    if only is not None:
+        return only
     raise NotYetError(f"no log in {folder}; expected {EXPECTED}")
 
 
@@ -164,9 +201,74 @@ def _states_in(folder: Path) -> list[Path]:
     return [*folder.glob(name), *folder.glob(f"checkpoint-*/{name}")]
 
 
+def _output_below(folder: Path, rank: Callable[[Path], int], troubles: Troubles) -> Path | None:
+    """The Trainer's output folder that lies deeper; of several that of the highest state."""
+    highest: dict[Path, int] = {}
+    for state in _with_content(folder.rglob(TRAINER_STATE.pattern)):
+        output = state.parent
+        if _CHECKPOINT.fullmatch(output.name):
+            output = output.parent
+        if folder in output.parents:
+            highest[output] = max(rank(state), highest.get(output, 0))
+    if not highest:
+        return None
+    chosen = max(highest, key=lambda output: highest[output])
+    for output in highest:
+        if output != chosen:
+            _note_other(str(output), troubles)
+    return chosen
+
+
+def _only_log(folder: Path, endings: tuple[str, ...]) -> Source | None:
+    """The log of another name that lies there, by how it ends.
+
+    Raises:
+        NotYetError: there are several.
+    """
+    found = [path for path in _with_content(folder.iterdir()) if path.name.endswith(endings)]
+    logs = [Source(kind, [path]) for path in found if (kind := _format_or_none(path)) is not None]
+    if len(logs) > 1:
+        names = [str(path) for log in logs for path in log.paths]
+        more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+        raise NotYetError(
+            f"several logs in {folder}; name one of them: {', '.join(names[:_MANY])}{more}"
+        )
+    return logs[0] if logs else None
+
+
+def _format_or_none(path: Path) -> Format | None:
+    try:
+        return format_of(path)
+    except (ReplayError, OSError):
+        return None
+
+
+def _last_readable(states: Iterable[Path], troubles: Troubles) -> Path | None:
+    """The last state that is whole, else the last that has rows, None where none has."""
+    latest_first = sorted(states, key=_steps_in_name, reverse=True)
+    good = (state for is_good in (_is_whole, _has_rows) for state in filter(is_good, latest_first))
+    chosen = next(good, None)
+    for damaged in takewhile(lambda state: state != chosen, latest_first):
+        troubles.note(
+            "state(|s) that (is|are) empty or damaged and (was|were) not read", str(damaged)
+        )
+    return chosen
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether it has rows, and can be read up to their end."""
+    found = Troubles()
+    rows = sum(map(bool, read_whole(state, TRAINER_STATE.read, found)))
+    return rows > 0 and not found.lines()
+
+
+def _has_rows(state: Path) -> bool:
+    return any(read_whole(state, TRAINER_STATE.read, Troubles()))
+
+
 def _steps_in_name(state: Path) -> int:
     """How far a state is: the one beside the checkpoints is of the end."""
-    number = re.fullmatch(r"checkpoint-(\d+)", state.parent.name)
+    number = _CHECKPOINT.fullmatch(state.parent.name)
     return int(number[1]) if number else 1 << 62
 
 
@@ -194,10 +296,10 @@ def _with_content(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if path.is_file() and path.stat().st_size)
 
 
-def _runs_in(folder: Path, kind: Format) -> list[list[Path]]:
+def _runs_in(folder: Path, kind: Format, *patterns: str) -> list[list[Path]]:
     """The files of each run: of event files those in one folder, of others one file."""
     runs: dict[Path, list[Path]] = {}
-    for path in _with_content(folder.rglob(kind.pattern)):
+    for path in _with_content({path for pattern in patterns for path in folder.rglob(pattern)}):
         runs.setdefault(path.parent if kind is EVENTS else path.resolve(), []).append(path)
     return list(runs.values())
 
@@ -217,7 +319,10 @@ def _one_run(
 ) -> Source:
     others = [files for files in runs if files is not chosen]
     for files in others:
-        where = str(files[0].parent if kind is EVENTS else files[0])
-        troubles.note("other runs in that folder, which are not read", where)
+        _note_other(str(files[0].parent if kind is EVENTS else files[0]), troubles)
     paths = [chosen[0]] if kind is not EVENTS else chosen
     return Source(kind, paths, folder, chain.from_iterable(others))
+
+
+def _note_other(where: str, troubles: Troubles) -> None:
+    troubles.note("other run(|s) in that folder, which (is|are) not read", where)

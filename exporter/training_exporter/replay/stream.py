@@ -7,40 +7,82 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import IO, cast
 
 from training_exporter.replay.trouble import Troubles
 
 MAX_LINE = 1 << 24
 """Longer lines come in pieces, so that no file is read into memory as a whole."""
 
-DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
-DAMAGED_ARCHIVE = "archive that is damaged or cut off"
+_GZIP = b"\x1f\x8b"
+"""How every archive begins, whatever it is called."""
+_DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error)
+DAMAGED_ARCHIVE = "archive(|s) that (is|are) damaged or cut off"
 """How it is told that unpacking raised one of them."""
 _TAIL = 256
 """Bytes before the end by which a file that was written anew is known."""
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is packed; raises OSError when it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(len(_GZIP)) == _GZIP
+
+
+class _Unpacked(RawIOBase):
+    """What is in an archive. Where that is damaged or cut off it ends.
+
+    Attributes:
+        damage: what is wrong there, None until that was reached.
+    """
+
+    def __init__(self, packed: BufferedReader) -> None:
+        super().__init__()
+        self.damage: Exception | None = None
+        self._archive = gzip.GzipFile(fileobj=packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what readers give it
+        if self.damage is not None:
+            return 0
+        try:
+            found = self._archive.read1(len(buffer))  # no more, as what a damage cuts off is lost
+        except _DAMAGES as error:
+            self.damage = error
+            return 0
+        buffer[: len(found)] = found
+        return len(found)
+
+
 class Stream:
-    """A file to read from, unpacked where its name ends in `.gz`.
+    """A file to read from, unpacked where it is an archive.
 
     Args:
         path: the file.
         wait: waits at its end for more to be written; False when no more is to be waited for.
 
     Attributes:
-        file: the bytes of the log.
+        file: the bytes of the log, up to where an archive is damaged or cut off.
     """
 
     def __init__(self, path: Path, wait: Callable[[], bool] = lambda: False) -> None:
         self._path = path
         self._wait = wait
-        self._raw = path.open("rb")
-        packed = path.suffix == ".gz"
-        # Both read only; gzip's type says that it may be written to.
-        self.file = cast("IO[bytes]", gzip.GzipFile(fileobj=self._raw) if packed else self._raw)
+        self._raw = self.file = path.open("rb")
+        self._unpacked: _Unpacked | None = None
+        self._damage_is_told = False
+        if self._raw.peek(len(_GZIP)).startswith(_GZIP):
+            self._unpacked = _Unpacked(self._raw)
+            self.file = BufferedReader(self._unpacked)
         self._tail_start, self._tail = 0, b""
+
+    @property
+    def damage(self) -> Exception | None:
+        """Why an archive ended, where that is not its end."""
+        return self._unpacked.damage if self._unpacked is not None else None
 
     @property
     def position(self) -> int:
@@ -70,26 +112,27 @@ class Stream:
 
     def read(self, size: int, troubles: Troubles) -> bytes:
         """The next bytes, fewer at the end or where the archive is damaged."""
-        try:
-            found = self.file.read(size)
-            while len(found) < size and self._wait():
-                found += self.file.read(size - len(found))
-        except DAMAGED_GZIP as error:
-            troubles.note(DAMAGED_ARCHIVE, str(error))
-            return b""
+        found = self.file.read(size)
+        while len(found) < size and self._wait():
+            found += self.file.read(size - len(found))
+        if len(found) < size:
+            self._tell_damage(troubles)
         return found
 
     def lines(self, troubles: Troubles) -> Iterator[str]:
         """The lines with their ends, whatever bytes they have that are no UTF-8."""
         readline = self.file.readline
         while True:
-            try:
-                line = readline(MAX_LINE)
-                while not line.endswith(b"\n") and len(line) < MAX_LINE and self._wait():
-                    line += readline(MAX_LINE)
-            except DAMAGED_GZIP as error:
-                troubles.note(DAMAGED_ARCHIVE, str(error))
-                return
+            line = readline(MAX_LINE)
+            while not line.endswith(b"\n") and len(line) < MAX_LINE and self._wait():
+                line += readline(MAX_LINE)
             if not line:
+                self._tell_damage(troubles)
                 return
             yield line.decode("utf-8", "replace")
+
+    def _tell_damage(self, troubles: Troubles) -> None:
+        """Note at the end, once, that the archive does not go on though it should."""
+        if self.damage is not None and not self._damage_is_told:
+            self._damage_is_told = True
+            troubles.note(f"{DAMAGED_ARCHIVE} ({self.damage})")

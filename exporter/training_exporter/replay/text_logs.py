@@ -29,12 +29,16 @@ def json_lines(stream: Stream, troubles: Troubles) -> Iterator[Record]:
             record = decode(line)
         except (ValueError, RecursionError):
             if line.strip():
-                troubles.note("lines that are no whole JSON and were left out", f"line {number}")
+                troubles.note(
+                    "line(|s) that (is|are) no whole JSON and (was|were) left out", f"line {number}"
+                )
             continue
         if type(record) is dict:
             yield _flat(record) if "{" in line[1:] else record
         else:
-            troubles.note("lines that are no JSON object and were left out", f"line {number}")
+            troubles.note(
+                "line(|s) that (is|are) no JSON object and (was|were) left out", f"line {number}"
+            )
 
 
 def _flat(record: Record, prefix: str = "", depth: int = 1) -> Record:
@@ -57,7 +61,7 @@ def trainer_state(stream: Stream, troubles: Troubles) -> Iterator[Record]:
     while not (found := _HISTORY.search(buffer)):
         chunk = stream.read(_CHUNK, troubles)
         if not chunk:
-            troubles.note('file without the "log_history" of a trainer_state.json')
+            troubles.note('file(|s) without the "log_history" of a trainer_state.json')
             return
         buffer = buffer[-64:] + chunk.decode("utf-8", "replace")
     for record in _objects(buffer[found.end() :], stream, troubles):
@@ -82,7 +86,9 @@ def _objects(buffer: str, stream: Stream, troubles: Troubles) -> Iterator[Record
             # Half an object, as at the end of each piece, unless no more comes.
             chunk = stream.read(_CHUNK, troubles) if len(buffer) - place < _MAX_OBJECT else b""
             if not chunk:
-                troubles.note("file that is cut off or damaged, and was read up to there")
+                troubles.note(
+                    "file(|s) that (is|are) cut off or damaged, and (was|were) read up to there"
+                )
                 return
             buffer, place = buffer[place:] + chunk.decode("utf-8", "replace"), 0
             continue

@@ -38,7 +38,7 @@ def scalars(stream: Stream, troubles: Troubles) -> Iterator[Record]:
         try:
             step, time, values = scalars_of(event)
         except (WireError, error):
-            troubles.note("events that are damaged and were left out")
+            troubles.note("event(|s) that (is|are) damaged and (was|were) left out")
             continue
         if not values:
             continue
@@ -49,7 +49,7 @@ def scalars(stream: Stream, troubles: Troubles) -> Iterator[Record]:
                     yield {}
             together = {STEP: step}
         if time is not None:
-            together[TIME] = time
+            together.setdefault(TIME, time)  # what follows within a step was only logged later
         together.update(values)
     if together:
         yield together

@@ -7,12 +7,10 @@ A record is its length, a checksum of that, the event, and a checksum of that: l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from io import BufferedReader
 from struct import Struct
-from typing import cast
 
 from training_exporter.replay.crc32c import all_right, masked_crc
-from training_exporter.replay.stream import DAMAGED_ARCHIVE, DAMAGED_GZIP, Stream
+from training_exporter.replay.stream import Stream
 from training_exporter.replay.trouble import Troubles
 
 HEADER_BYTES, CHECKSUM_BYTES = 12, 4
@@ -45,11 +43,11 @@ def short_events(stream: Stream, troubles: Troubles) -> Iterator[list[bytes]]:
     """
     lengths: dict[bytes, int] = {}
     while True:
-        block, damaged = _what_is_there(stream, troubles)
+        block = _what_is_there(stream)
         events, end = _whole(block, lengths)
         yield _undamaged(events, troubles)
         record = block[end:]
-        if len(record) < HEADER_BYTES and not damaged:
+        if len(record) < HEADER_BYTES:
             record += stream.read(HEADER_BYTES - len(record), troubles)
         if not record:
             return
@@ -59,8 +57,6 @@ def short_events(stream: Stream, troubles: Troubles) -> Iterator[list[bytes]]:
         if length is None:
             troubles.note("event file that is damaged, and was read up to there")
             return
-        if damaged:
-            break
         size = HEADER_BYTES + length + CHECKSUM_BYTES
         record += stream.read(size - len(record), troubles)
         if len(record) < size:
@@ -69,18 +65,12 @@ def short_events(stream: Stream, troubles: Troubles) -> Iterator[list[bytes]]:
     troubles.note("last event that is cut off and was left out")
 
 
-def _what_is_there(stream: Stream, troubles: Troubles) -> tuple[bytes, bool]:
-    """The next bytes, as many as need not be waited for, and whether a damage is behind them."""
-    file = cast("BufferedReader", stream.file)  # an archive has the method, too
+def _what_is_there(stream: Stream) -> bytes:
+    """The next bytes, as many as need not be waited for."""
     pieces: list[bytes] = []
-    damaged = False
-    try:
-        while len(pieces) < _PIECES and (piece := file.read1(_PIECE)):
-            pieces.append(piece)
-    except DAMAGED_GZIP as error:
-        troubles.note(DAMAGED_ARCHIVE, str(error))
-        damaged = True
-    return b"".join(pieces), damaged
+    while len(pieces) < _PIECES and (piece := stream.file.read1(_PIECE)):
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _whole(block: bytes, lengths: dict[bytes, int]) -> tuple[list[_Checked], int]:
@@ -123,5 +113,5 @@ def _undamaged(events: Sequence[_Checked], troubles: Troubles) -> list[bytes]:
         return [event for event, _ in events]
     right = [event for event, checksum in events if all_right([(event, checksum)])]
     for _ in range(len(events) - len(right)):
-        troubles.note("events that are damaged and were left out")
+        troubles.note("event(|s) that (is|are) damaged and (was|were) left out")
     return right

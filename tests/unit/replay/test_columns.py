@@ -21,6 +21,8 @@ from training_exporter.replay.trouble import ReplayError
          {"step": "monitor/step", "loss": "monitor/loss"}),
         (["monitor/loss", "monitor/learning_rate/0", "monitor/learning_rate/1"],
          {"learning_rate": "monitor/learning_rate/0"}),
+        (["train/loss", "train/learning_rate", "monitor/learning_rate/0", "monitor/loss"],
+         {"loss": "monitor/loss", "learning_rate": "monitor/learning_rate/0"}),
     ],
 )  # fmt: skip
 def test_names_that_trainers_use(names: list[str], expected: dict[str, str]) -> None:
@@ -35,7 +37,8 @@ def test_names_that_trainers_use(names: list[str], expected: dict[str, str]) -> 
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [("eval_loss", "eval"), ("val/loss", "eval"), ("validation_loss", "eval"),
-     ("eval_wiki_loss", "wiki")],
+     ("eval_wiki_loss", "wiki"), ("Loss/val", "eval"), ("val_loss_epoch", "eval"),
+     ("test/loss", "test")],
 )  # fmt: skip
 def test_losses_of_evaluations(name: str, dataset: str) -> None:
     """Also when they come up late, as those of the first evaluation do."""
@@ -59,10 +62,10 @@ def test_names_that_the_user_gives_win() -> None:
 
 def test_a_name_that_is_not_there() -> None:
     """Is told with those that are."""
-    columns = Columns({"loss": "los"})
+    chosen = {"loss": "los"}
 
     with pytest.raises(ReplayError, match="'los'; there are step, loss"):
-        columns.require_chosen([{"step": 1, "loss": 2}])
+        Columns(chosen).require_chosen(chosen, [{"step": 1, "loss": 2}])
 
 
 def test_nothing_to_judge() -> None:
@@ -87,3 +90,47 @@ def test_a_map_option_that_is_none(text: str) -> None:
     """Is refused with the signals that there are."""
     with pytest.raises(ReplayError, match="one of step, timestamp, loss"):
         parse_map([text])
+
+
+def test_two_names_for_one_signal() -> None:
+    """Are refused: the one that is meant is not known."""
+    with pytest.raises(ReplayError, match="loss two names: a and b"):
+        parse_map(["loss=a", "loss=b"])
+
+
+def test_one_loss_for_a_data_set() -> None:
+    """Where it is logged twice, as Lightning may do."""
+    columns = Columns({})
+
+    columns.learn_all([{"step": 1, "loss": 2, "val_loss": 3, "val_loss_epoch": 3}])
+
+    assert columns.evaluations == {"val_loss": "eval"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "why"),
+    [
+        ([0, 0, 0], "it is always 0"),
+        ([0.1, 0.2, 0.3], "it has values such as 0.1"),
+        ([1, 2, 3], ""),
+        ([1, "2", 3.0], ""),
+        ([7, 7], ""),
+        ([1, 2, 2.5, *range(3, 20)], ""),
+    ],
+)
+def test_what_is_no_step(steps: list[object], why: str) -> None:
+    """Though it is called one; a damaged value among many is not enough."""
+    columns = Columns({})
+    records = [{"step": step, "loss": 2.0} for step in steps]
+    columns.learn_all(records)
+
+    assert columns.why_no_step(records) == why
+
+
+def test_names_of_numbers_that_were_seen() -> None:
+    """From which a user may choose; texts and truths are not for that."""
+    columns = Columns({})
+
+    columns.learn_all([{"step": 1, "loss": "2.5", "mode": "train", "ok": True}, {"acc": 0.5}])
+
+    assert list(columns.seen) == ["step", "loss", "acc"]

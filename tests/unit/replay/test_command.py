@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from training_exporter.replay import command
 PLOTTING = "training_exporter.replay.plotting"
 
 
-def run(*arguments: str | Path, columns: int = 120) -> Result:
-    environment = {"COLUMNS": str(columns)}
+def run(*arguments: str | Path, columns: int | None = 120) -> Result:
+    environment = {"COLUMNS": None if columns is None else str(columns)}
     return CliRunner().invoke(cli.app, [str(each) for each in arguments], env=environment)
 
 
@@ -121,8 +123,8 @@ def test_damage_is_told_and_the_rest_is_used(log: Path) -> None:
     result = run("replay", log)
 
     assert result.exit_code == 0
-    assert f"{ROWS - 1} rows" in result.output
-    assert "Note: 1 last line that does not end and was left out." in result.output
+    assert f"{ROWS} rows" in result.output
+    assert "Note: 1 last line that does not end, without its last value." in result.output
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,10 @@ def test_damage_is_told_and_the_rest_is_used(log: Path) -> None:
         (["--set", "loss_spike.jump=0.5"], "jump must be a number above 1"),
         (["--map", "loss:x"], "--map takes SIGNAL=NAME"),
         (["--map", "loss=x"], "no value is called 'x'"),
+        (["--clip", "inf"], "--clip is a finite number, not inf"),
+        (["--serve", "--row-seconds", "inf"], "--row-seconds is a finite number of seconds"),
+        (["--serve", "--speed", "nan"], "--speed"),
+        (["--serve", "--follow"], "--follow has a page, too"),
     ],
 )
 def test_what_makes_no_sense(log: Path, arguments: list[str], message: str) -> None:
@@ -185,6 +191,8 @@ def test_a_picture_of_no_known_kind(tmp_path: Path, file: str, message: str) -> 
     [
         ("none/run.svg", "takes a file in a folder that is there, not"),
         ("folder.svg", "is a folder"),
+        ("device.svg", "is something else"),
+        ("loop.svg", "is something else"),
     ],
 )
 def test_a_place_where_nothing_can_be_written(
@@ -192,12 +200,112 @@ def test_a_place_where_nothing_can_be_written(
 ) -> None:
     """Is refused before the log is looked at."""
     (tmp_path / "folder.svg").mkdir()
+    (tmp_path / "device.svg").symlink_to("/dev/null")
+    (tmp_path / "loop.svg").symlink_to("loop.svg")
 
     result = run("replay", tmp_path / "no log", option, tmp_path / file)
 
     assert result.exit_code == 2
     assert f"{option} takes a file" in result.stderr
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--openmetrics", "--plot"])
+def test_a_folder_that_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """Is refused before the log is looked at; root may write everywhere, so it is made up."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    result = run("replay", tmp_path / "no log", option, tmp_path / "run.svg")
+
+    assert result.exit_code == 2
+    assert f"{option} takes a file in a folder that can be written to, not" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--openmetrics", "--plot"])
+def test_a_file_that_cannot_be_written_has_the_users_name_for_it(
+    log: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """And not that of a draft."""
+
+    def denied(path: Path, _: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "replace", denied)
+    file = log.with_name("run.svg")
+    start = ["--start", "1e9"] if option == "--openmetrics" else []
+
+    result = run("replay", log, option, file, *start)
+
+    assert result.exit_code == 2
+    assert f"cannot write {file}: Permission denied" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--openmetrics", "--plot"])
+@pytest.mark.parametrize("name", ["log.svg", "soft.svg", "hard.svg"])
+def test_a_log_is_not_written_over(log: Path, option: str, name: str) -> None:
+    """Neither by its own name nor by a link's."""
+    content = log.read_bytes()
+    own = log.rename(log.with_name("log.svg"))
+    log.with_name("soft.svg").symlink_to("log.svg")
+    log.with_name("hard.svg").hardlink_to(own)
+    start = ["--start", "1e9"] if option == "--openmetrics" else []
+
+    result = run("replay", own, option, own.with_name(name), *start)
+
+    assert result.exit_code == 2
+    assert f"{option} would write over the log" in result.stderr
+    assert own.read_bytes() == content
+
+
+def test_one_file_is_not_two(tmp_path: Path) -> None:
+    """What is written first would be gone."""
+    one, same = tmp_path / "run.svg", f"{tmp_path}/./run.svg"
+
+    result = run("replay", tmp_path / "no log", "--plot", one, "--openmetrics", same)
+
+    assert result.exit_code == 2
+    assert "--openmetrics and --plot take two files" in result.stderr
+
+
+def test_a_link_stays_a_link(log: Path) -> None:
+    """What it leads to is written, be it there or not."""
+    folder = log.with_name("links")
+    folder.mkdir()
+    log.with_name("run.om").write_text("before")
+    for link, target in (("link.om", "../run.om"), ("link.svg", "../picture")):
+        (folder / link).symlink_to(target)
+
+    result = run(
+        "replay", log, "--openmetrics", folder / "link.om", "--start", "1e9",
+        "--plot", folder / "link.svg",
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    assert [path.is_symlink() for path in sorted(folder.iterdir())] == [True, True]
+    assert log.with_name("run.om").read_text(encoding="utf-8").endswith("# EOF\n")
+    assert log.with_name("picture").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_a_folder_gives_a_run_its_whole_name(log: Path, tmp_path: Path) -> None:
+    """What follows a dot is no ending there."""
+    folder, file = tmp_path / "lr0.1.log", tmp_path / "run.om"
+    folder.mkdir()
+    log.rename(folder / "metrics.csv")
+
+    run("replay", folder, "--openmetrics", file, "--start", "1e9")
+
+    assert 'training_step{run="lr0.1.log",' in file.read_text(encoding="utf-8")
+
+
+def test_a_report_in_a_file_is_as_wide_as_it_needs(tmp_path: Path) -> None:
+    """A terminal's width is no bound there, unless COLUMNS gives one."""
+    log = write_csv(tmp_path / "log.csv", rows(stride=10**12))
+    spike = re.compile(r" 150,000,000,000,000 .* loss_spike .* 1,000,000,000,000 steps .* textbook")
+
+    assert spike.search(run("replay", log, "--profile", "both", columns=None).output)
+    assert not spike.search(run("replay", log, "--profile", "both", columns=80).output)
 
 
 def test_a_picture_without_matplotlib(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +354,9 @@ def test_what_is_played_live_is_not_drawn(log: Path, mode: str) -> None:
         (["--port", "0"], "--port is for --serve or --follow"),
         (["--follow", "--row-seconds", "2"], "--row-seconds is for --serve or --openmetrics"),
         (["--start", "2026-01-31"], "--start is for --openmetrics"),
+        (["--openmetrics", "run.om", "--row-seconds", "2"], "--openmetrics with --start"),
+        (["--run", "past"], "--run is for --serve, --follow, --openmetrics or --plot"),
+        (["--windows", "rows"], "--windows rows is for --profile textbook or both"),
     ],
 )
 def test_an_option_that_would_change_nothing(
@@ -292,3 +403,28 @@ def test_a_backtest_without_labels(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "cannot read the labels" in result.stderr
+
+
+def test_a_backtest_of_no_folder(tmp_path: Path) -> None:
+    """Exit code 2, and that it is not there."""
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("id\tkind\tfirst_row\tlast_row\nlog\tspike\t140\t160\n")
+
+    result = run("backtest", tmp_path / "none", "--labels", labels)
+
+    assert result.exit_code == 2
+    assert "there is no folder" in result.stderr
+
+
+def test_a_backtest_tells_what_is_wrong(log: Path, tmp_path: Path) -> None:
+    """A person beside the tables, and a program in its report."""
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("id\tkind\tfirst_row\tlast_row\nlog\tspike\t400\t500\ngone\tnan\t1\t2\n")
+
+    result = run("backtest", tmp_path, "--labels", labels, "--json")
+
+    note = "log: 1 label beyond its end at row 299, which is not counted, at rows 400 to 500"
+    assert f"Note: {note}." in result.stderr
+    report = json.loads(result.stdout)
+    assert report["notes"] == [note]
+    assert report["left_out"] == [f"gone: no file or folder below {tmp_path} is called gone"]

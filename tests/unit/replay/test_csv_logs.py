@@ -34,11 +34,84 @@ def test_damaged_rows_are_left_out_and_told(tmp_path: Path) -> None:
 
     records, troubles = read(csv_rows, path)
 
-    assert [record["step"] for record in records] == ["1", "4"]
-    assert len(troubles) == 3
-    assert "2 columns" in troubles[0]
-    assert "zero bytes" in troubles[1]
-    assert "does not end" in troubles[2]
+    assert records == [{"step": "1", "loss": "2"}, {"step": "4", "loss": "5"}, {"step": "6"}]
+    assert troubles == [
+        "1 row with other than 2 columns that was left out, at row 2",
+        "1 line with zero bytes that was left out",
+        "1 last line that does not end, without its last value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end", "record", "trouble"),
+    [
+        ("9,2.5,nan", {"step": "9", "loss": "2.5", "norm": "nan"}, ""),
+        ("9,2.5, -Inf ", {"step": "9", "loss": "2.5", "norm": " -Inf "}, ""),
+        ("9,nan,", {"step": "9", "loss": "nan"}, "without its last value"),
+        ("9,nan,0.2", {"step": "9", "loss": "nan"}, "without its last value"),
+        ("9,nan", None, "other than 3 columns"),
+        ("9", None, "other than 3 columns"),
+    ],
+)
+def test_a_last_line_that_does_not_end(
+    tmp_path: Path, end: str, record: dict[str, object] | None, trouble: str
+) -> None:
+    """What is whole of it counts, as it may say how the run ended."""
+    records, troubles = records_of(tmp_path / "log", f"step,loss,norm\n8,2.5,1\n{end}")
+
+    assert records[1:] == ([record] if record else [])
+    assert len(troubles) == bool(trouble)
+    assert trouble in "".join(troubles)
+
+
+def test_comments_above_the_names(tmp_path: Path) -> None:
+    """Are left out, whatever is in them."""
+    text = "\ufeff# made by foo, v1\n\n# seed, 42\nstep,loss\n1,2\n"
+
+    assert records_of(tmp_path / "log", text) == (
+        [{"step": "1", "loss": "2"}],
+        ["2 comments above the names of columns that were left out"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "record", "notes"),
+    [
+        ("# step,loss\n1,2\n", {"step": "1", "loss": "2"}, 0),
+        ("# by foo, v1\n#step,loss\n1,2\n", {"step": "1", "loss": "2"}, 1),
+        ("#,loss\n1,2\n", {"#": "1", "loss": "2"}, 0),
+    ],
+)
+def test_names_in_a_comment(
+    tmp_path: Path, text: str, record: dict[str, object], notes: int
+) -> None:
+    """NumPy writes them so, right above the numbers."""
+    records, troubles = records_of(tmp_path / "log", text)
+
+    assert records == [record]
+    assert len(troubles) == notes
+
+
+@pytest.mark.parametrize("text", ["step,loss\n", "step,loss", "# step,loss\n", "step,loss\n\n"])
+def test_names_alone(tmp_path: Path, text: str) -> None:
+    """Are told to be that."""
+    assert records_of(tmp_path / "log", text) == ([], ["1 header without a row"])
+
+
+def test_one_column(tmp_path: Path) -> None:
+    """Has no separator."""
+    assert records_of(tmp_path / "log", "loss\n2.5\n2.4\n") == (
+        [{"loss": "2.5"}, {"loss": "2.4"}],
+        [],
+    )
+
+
+def test_spaces_between_a_separator_and_a_quote(tmp_path: Path) -> None:
+    """Belong to neither cell."""
+    assert records_of(tmp_path / "log", '"step", "loss"\n"1", "2,345.5"\n2, 2.5\n') == (
+        [{"step": "1", "loss": "2345.5"}, {"step": "2", "loss": " 2.5"}],
+        [],
+    )
 
 
 def test_quotes(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def test_a_log_with_random_damage(tmp_path: Path, name: str) -> None:
         pytest.param(b'{"step": 1, "\\ud800\\n' + b"x" * 200 + b'": 2}\n', id="half a surrogate"),
         pytest.param(b"step,loss\n1,2\n".decode().encode("utf-16"), id="UTF-16"),
         pytest.param(b":W&B" + bytes(40_000), id="an empty W&B run"),
-        pytest.param(gzip.compress(b"step,loss\n1,2\n"), id="an archive without its name"),
+        pytest.param(gzip.compress(Random(1).randbytes(70_000)), id="an archive of noise"),
+        pytest.param(gzip.compress(b""), id="an empty archive"),
+        pytest.param(gzip.compress(b"step,loss\n1,2\n")[:8], id="the head of an archive"),
     ],
 )
 def test_no_log(tmp_path: Path, content: bytes) -> None:

@@ -156,6 +156,19 @@ def test_what_will_never_be_a_log_is_not_waited_for(tmp_path: Path, content: byt
         Follower(path, *[lambda: None] * 3)
 
 
+def test_one_line_of_text_may_be_followed_by_a_log(tmp_path: Path) -> None:
+    """As by that of a script which then writes JSON lines, or by the name of one column."""
+    for name, first in {"lines": "Starting training", "column": "loss", "table": "# foo"}.items():
+        path = tmp_path / name
+        path.write_text(first + "\n")
+        header = "step,loss\n" if name == "table" else ""
+        row = '{{"step": {0}, "loss": {0}}}\n' if name == "lines" else "{0}\n"
+        row = "{0},{0}\n" if name == "table" else row
+        rest = header + row.format(1) + row.format(2)
+
+        assert Follower(path, added(path, rest.encode())).steps == [1, 2]
+
+
 def test_an_archive_does_not_grow(tmp_path: Path) -> None:
     """So it is not followed."""
     whole = write_csv(tmp_path / "log.csv", rows()).read_bytes()
@@ -301,6 +314,26 @@ def test_of_several_runs_the_last_one_is_followed(tmp_path: Path) -> None:
 
     assert follower.steps == list(range(1, 10))
     assert follower.said == []
+
+
+def test_a_log_of_another_name_is_followed(tmp_path: Path) -> None:
+    """If it is the only one in its folder; an archive there is over."""
+    (tmp_path / "old.csv.gz").write_bytes(gzip.compress(b"step,loss\n1,2\n2,3\n"))
+    path = write_json_lines(tmp_path / "run.jsonl", steps(1, 3))
+    more = added(path, b'{"step": 4, "loss": 2}\n')
+
+    assert Follower(tmp_path, more).steps == [1, 2, 3, 4]
+
+
+def test_checkpoints_that_lie_deeper_are_followed(tmp_path: Path) -> None:
+    """Those of the run that was written last."""
+    old, new = run_folder(0, tmp_path), run_folder(1, tmp_path)
+    os.utime(checkpoint(old, 50, steps(1, 50)), (1, 1))
+    checkpoint(new, 5, steps(1, 5))
+
+    follower = Follower(tmp_path, lambda: checkpoint(new, 9, steps(1, 9)))
+
+    assert follower.steps == list(range(1, 10))
 
 
 def test_a_damaged_event_file_does_not_end_it(tmp_path: Path) -> None:

@@ -99,6 +99,48 @@ def test_the_command_serves_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert 'training_state{rank="0",run="past",state="completed"} 1.0' in pages[0]
 
 
+def test_what_was_taken_is_told_before_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a wrong guess is seen while it is played."""
+    log = write_csv(tmp_path / "log.csv", rows())
+    monkeypatch.setattr(live, "until_interrupted", lambda: None)
+
+    result = run("replay", log, "--serve", "--port", "0", "--speed", "inf")
+
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{log}: CSV."
+    assert lines[1].startswith("Taken: step from 'step', loss from 'loss',")
+    assert next(i for i, line in enumerate(lines) if line.startswith("log is on http")) > 1
+
+
+def test_a_log_without_a_number_is_an_error(tmp_path: Path) -> None:
+    """Also on a page: one with nothing on it would say that all is well."""
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n1,abc\n2,abc\n")
+
+    result = run("replay", log, "--serve", "--port", "0")
+
+    assert result.exit_code == 2
+    assert f"nothing in {log} can be replayed" in result.stderr
+    assert "values that are no numbers" in result.stdout
+    assert "stays until Ctrl-C" not in result.stdout
+
+
+def test_times_in_milliseconds_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows come at the pace that is given, and it is told why."""
+    told: list[float] = []
+    monkeypatch.setattr(live.play_live, "__kwdefaults__", {"pause": told.append})
+    monkeypatch.setattr(live, "until_interrupted", lambda: None)
+    records = [{**row, "timestamp": 1.7e12 + 1000 * row["step"]} for row in rows()]
+    log = write_csv(tmp_path / "log.csv", records)
+
+    result = run("replay", log, "--serve", "--port", "0", "--row-seconds", "3")
+
+    assert told == [0.0, *[3.0] * (ROWS - 1)]
+    assert f"Note: {ROWS} times that are no Unix time in seconds" in result.stdout
+
+
 def test_what_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is one line and exit code 2."""
     log = write_csv(tmp_path / "log.csv", rows())
@@ -132,7 +174,7 @@ def test_the_command_follows_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     result = run("replay", log, "--follow", "--port", "0")
 
     assert result.exit_code == 0, result.output
-    assert "Stopped.\nNote: 1 rows with other than 4 columns" in result.output
+    assert "Stopped.\nNote: 1 row with other than 4 columns" in result.output
     (exporter,) = seen
     assert exporter.snapshot.totals.steps == ROWS - 1
     assert exporter.status.state == catalog.STOPPED

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.unit.replay.logs import NAN, ROWS, rows, write_csv
+from tests.unit.replay.logs import (
+    NAN,
+    ROWS,
+    rows,
+    write_csv,
+    write_json_lines,
+    write_trainer_state,
+)
 from tests.unit.replay.test_command import run
 from training_exporter.replay.openmetrics import AGAIN_AFTER, parse_start
+from training_exporter.replay.playing import Playback
 from training_exporter.replay.trouble import ReplayError
 
 BEGAN = 1_700_000_000.0
@@ -23,6 +31,10 @@ def backfilled(tmp_path: Path, records: list[dict[str, float]], *options: str) -
     log, file = write_csv(tmp_path / "log.csv", records), tmp_path / "run.om"
     result = run("replay", log, "--openmetrics", file, *options)
     assert result.exit_code == 0, result.output
+    return samples_of(file)
+
+
+def samples_of(file: Path) -> dict[str, list]:  # type: ignore[type-arg]
     text = file.read_text(encoding="utf-8")
     return {
         family.name: [each._replace(timestamp=float(each.timestamp)) for each in family.samples]
@@ -73,6 +85,103 @@ def test_a_run_without_times(tmp_path: Path) -> None:
     )["training_loss"]  # fmt: skip
 
     assert [sample.timestamp for sample in losses] == [BEGAN + i / 2 for i in range(2 * ROWS - 100)]
+
+
+def test_a_log_without_times_is_not_read_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before it is judged."""
+    log = write_csv(tmp_path / "log.csv", rows())
+    monkeypatch.delattr(Playback, "play")
+
+    assert run("replay", log, "--openmetrics", tmp_path / "run.om").exit_code == 2
+
+
+def test_evaluations_between_rows(tmp_path: Path) -> None:
+    """Have times between those of the rows, as their steps are."""
+    log, file = tmp_path / "trainer_state.json", tmp_path / "run.om"
+    history: list[dict[str, float]] = []
+    for step in range(50, 1501, 50):
+        if step % 500 == 0:
+            history.append({"step": step, "loss": 2.0})
+        history.append({"step": step, "eval_loss": 3.0})
+    write_trainer_state(log, history)
+
+    result = run(
+        "replay", log, "--openmetrics", file, "--start", str(BEGAN), "--row-seconds", "100"
+    )  # fmt: skip
+
+    times = [sample.timestamp for sample in samples_of(file)["training_eval_loss"]]
+    assert times == [BEGAN + step / 5 - 100 for step in range(50, 1501, 50)]
+    assert "Note" not in result.output
+
+
+def test_evaluations_that_share_a_time_are_told(tmp_path: Path) -> None:
+    """The first one stays; another data set has its own."""
+    evaluation = {"timestamp": BEGAN + 5, "eval_loss": 3.0}
+    log = write_json_lines(
+        tmp_path / "log.jsonl",
+        [
+            {"step": 1, "timestamp": BEGAN, "loss": 2.0},
+            {"step": 2, **evaluation},
+            {"step": 3, **evaluation},
+            {"step": 4, "timestamp": BEGAN + 5, "eval_wiki_loss": 3.0},
+            {"step": 5, "timestamp": BEGAN + 9, "loss": 2.0},
+        ],
+    )
+
+    result = run("replay", log, "--openmetrics", tmp_path / "run.om")
+
+    found = samples_of(tmp_path / "run.om")["training_eval_loss"]
+    assert [sample.labels["dataset"] for sample in found] == ["eval", "wiki"]
+    assert "Note: 1 evaluation whose time is not after the last one, which is left out" in (
+        result.output
+    )
+
+
+def test_a_log_of_which_some_rows_have_times(tmp_path: Path) -> None:
+    """The others are left out, or all times are reckoned: the two are not mixed."""
+    records = [
+        {"step": row["step"], "loss": 2.0, "timestamp": "" if row["step"] % 10 else BEGAN + i}
+        for i, row in enumerate(rows())
+    ]
+    log, file = write_json_lines(tmp_path / "log.jsonl", records), tmp_path / "run.om"
+
+    partly = run("replay", log, "--openmetrics", file)
+    times = [sample.timestamp for sample in samples_of(file)["training_loss"]]
+    wholly = run("replay", log, "--openmetrics", file, "--start", "1e9")
+    reckoned = [sample.timestamp for sample in samples_of(file)["training_loss"]]
+
+    assert times == [BEGAN + i for i in range(9, ROWS, 10)]
+    assert f"Note: {ROWS - ROWS // 10} rows without a time, which are left out" in partly.output
+    assert reckoned == [1e9 + i for i in range(ROWS)]
+    assert f"{ROWS // 10} times in the log that are not used, as --start" in wholly.output
+
+
+def test_a_column_of_times_that_are_none(tmp_path: Path) -> None:
+    """Is the same as a log without times."""
+    records = [{**row, "timestamp": 0.0} for row in rows()]
+    log = write_csv(tmp_path / "log.csv", records)
+
+    result = run("replay", log, "--openmetrics", tmp_path / "run.om")
+
+    assert result.exit_code == 2
+    assert "no row of the log has a time: say when the run began, such as --start" in result.stderr
+    assert not (tmp_path / "run.om").exists()
+
+
+def test_reckoned_times_are_unix_times(tmp_path: Path) -> None:
+    """A time from row to row of a thousand years leads to none."""
+    log = write_csv(tmp_path / "log.csv", rows())
+
+    result = run(
+        "replay", log, "--openmetrics", tmp_path / "run.om", "--start", "1e9",
+        "--row-seconds", "1e12",
+    )  # fmt: skip
+
+    assert result.exit_code == 2
+    assert "--row-seconds 1e+12 lead to 1.001e+12, which is no Unix time" in result.stderr
+    assert not (tmp_path / "run.om").exists()
 
 
 def test_times_that_stand_still_are_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.unit.replay.logs import (
 )
 from training_exporter.detectors import build_detectors
 from training_exporter.monitor import TrainingMonitor
-from training_exporter.replay.playing import Plan, Playback
+from training_exporter.replay.playing import BEGINNING, Plan, Playback
 from training_exporter.replay.trouble import ReplayError
 from training_exporter.signals import StepSignals
 
@@ -132,7 +132,7 @@ def test_what_is_not_judged_is_told(tmp_path: Path) -> None:
         (b"PK\x03\x04 zipped", "no log of a known format; expected"),
         (b"all went well\nindeed", "no log of a known format"),
         (b"step,accuracy\n1,2\n", "--map loss=NAME"),
-        (b"step,loss\n", "can be replayed as CSV: it is empty"),
+        (b"step,loss\n", "can be replayed as CSV: 1 header without a row"),
         (b"step,loss\n1,?\n2,?\n", "no numbers"),
         (b'{"log_history": []}', "trainer state: it is empty"),
     ],
@@ -176,7 +176,7 @@ def test_event_files_of_one_run_are_read_one_after_another(tmp_path: Path) -> No
 
     assert playback.course.rows == ROWS
     assert playback.troubles.lines() == [
-        f"1 other runs in that folder, which are not read, the first at {other}"
+        f"1 other run in that folder, which is not read, at {other}"
     ]
 
 
@@ -189,3 +189,49 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
 
     assert 0 < told[0] < told[-1]
     assert told[-1] == path.stat().st_size
+
+
+def test_where_no_step_was_logged_rows_are_counted(tmp_path: Path) -> None:
+    """`add_scalar` without a step writes 0 for each."""
+    records = [{**row, "step": 0.0} for row in rows()]
+    playback = played(write_events(tmp_path / "log", records))
+
+    assert playback.judges[0].totals()["restart"] == 0
+    assert (playback.course.first_step, playback.course.last_step) == (1, ROWS)
+    assert playback.troubles.lines() == ["1 step column that is not used, as it is always 0"]
+
+
+def test_a_step_in_fractions_is_none(tmp_path: Path) -> None:
+    """Rows are counted, unless the user says that it is the step: that is an error."""
+    log = write_csv(tmp_path / "log.csv", [{**row, "step": row["step"] / 10} for row in rows()])
+    playback = played(log)
+
+    assert playback.course.last_step == ROWS
+    assert playback.troubles.lines() == [
+        "1 step column that is not used, as it has values such as 0.1"
+    ]
+    with pytest.raises(ReplayError, match=r"'step' is no step: it has values such as 0\.1"):
+        played(log, names={"step": "step"})
+
+
+def test_a_name_that_comes_late(tmp_path: Path) -> None:
+    """As that of the first evaluation; one that never comes is told at the end."""
+    records = [{"step": step, "loss": 2.0} for step in range(1, BEGINNING + 1)]
+    last: dict[str, float] = {"step": BEGINNING, "held_out": 2.5}
+    log = write_json_lines(tmp_path / "log", [*records, last])
+    playback = played(log, names={"eval_loss": "held_out"})
+    never = played(log, names={"eval_loss": "other"})
+
+    assert playback.course.eval_losses == {"eval": 2.5}
+    assert playback.troubles.lines() == []
+    assert never.troubles.lines() == ["1 name of --map that no value has, at 'other'"]
+
+
+def test_a_name_without_which_nothing_can_be_judged(tmp_path: Path) -> None:
+    """Is refused at once, however long the log is; so is a step."""
+    records = [{"step": step, "loss": 2.0} for step in range(1, BEGINNING + 2)]
+    log = write_json_lines(tmp_path / "log", records)
+
+    for signal in ("loss", "grad_norm", "step"):
+        with pytest.raises(ReplayError, match="no value is called 'nope'"):
+            played(log, names={signal: "nope"})

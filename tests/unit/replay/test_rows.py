@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from training_exporter.replay.columns import Columns
 from training_exporter.replay.rows import Event, Rows, usual_stride
 from training_exporter.replay.text_logs import Record
@@ -61,8 +63,8 @@ def test_steps_that_repeat_or_go_back_are_told() -> None:
 
     assert [event.step for event in found] == [5, 5, 4]
     assert troubles == [
-        "1 steps that repeat, which `restart` judges, the first at step 5",
-        "1 steps that go back, which `restart` judges, the first at step 4",
+        "1 step that repeats, which `restart` judges, at step 5",
+        "1 step that goes back, which `restart` judges, at step 4",
     ]
 
 
@@ -72,7 +74,7 @@ def test_what_is_no_number_is_absent() -> None:
 
     assert isinstance(step, StepSignals)
     assert (step.grad_norm, step.learning_rates) == (None, {})
-    assert troubles == ["1 values that are no numbers and were left out, the first at '?'"]
+    assert troubles == ["1 value that is no number and was left out, at '?'"]
 
 
 def test_records_without_a_step() -> None:
@@ -97,3 +99,59 @@ def test_the_usual_stride() -> None:
 
     assert usual_stride(found) == 10
     assert usual_stride(found[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("-nan(ind)", math.nan), ("nan(0x8000000000000)", math.nan), ("1.#QNAN", math.nan),
+        ("-1.#IND00", math.nan), ("1.#INF", math.inf), ("-1.#INF00", -math.inf),
+        ("tensor(2.5, device='cuda:0', grad_fn=<NllLossBackward0>)", 2.5), ("tensor([0.5])", 0.5),
+        ("tensor(nan)", math.nan),
+    ],
+)  # fmt: skip
+def test_numbers_as_others_write_them(text: str, number: float) -> None:
+    """C on Windows, and who logs a tensor and not the number in it."""
+    (step,), troubles = events({"step": 1, "loss": text})
+
+    assert isinstance(step, StepSignals)
+    assert step.loss == pytest.approx(number, nan_ok=True)
+    assert troubles == []
+
+
+def test_a_null_in_place_of_a_loss_is_told() -> None:
+    """JSON has no NaN, and some write null for it."""
+    found, troubles = events({"step": 1, "loss": 2.0}, {"step": 2, "loss": None})
+
+    assert [each.step for each in found] == [1]
+    assert troubles == ["1 row with null for 'loss' that was left out, at step 2"]
+
+
+def test_a_date_is_a_time() -> None:
+    """UTC where it names no zone."""
+    found, troubles = events(
+        {"step": 1, "loss": 2.0, "timestamp": "2026-01-31T10:00:01"},
+        {"step": 2, "loss": 2.0, "timestamp": "2026-01-31T12:00:01+02:00"},
+        {"step": 3, "loss": 2.0, "timestamp": "1769853601"},
+    )
+
+    assert [each.timestamp for each in found] == [1769853601.0] * 3
+    assert troubles == []
+
+
+def test_a_step_is_as_old_as_what_was_logged_of_it_first() -> None:
+    """An evaluation at the same step took its time."""
+    found, _ = events(
+        {"step": 1, "loss": 2.0, "timestamp": 100.0},
+        {"step": 1, "eval_loss": 3.0, "timestamp": 109.0},
+    )
+
+    assert [each.timestamp for each in found] == [100.0, 100.0]
+
+
+def test_a_step_that_is_no_whole_number_is_told() -> None:
+    """And cut, where most are whole."""
+    found, troubles = events({"step": 1, "loss": 2.0}, {"step": 2.5, "loss": 2.0})
+
+    assert [each.step for each in found] == [1, 2]
+    assert troubles == ["1 step that is no whole number and was cut, at 2.5"]

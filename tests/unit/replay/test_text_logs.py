@@ -36,7 +36,7 @@ def test_damaged_json_lines_are_left_out_and_told(tmp_path: Path) -> None:
     assert records == [{"step": 1}, {"step": 2}]
     assert troubles == [
         "2 lines that are no whole JSON and were left out, the first at line 2",
-        "1 lines that are no JSON object and were left out, the first at line 4",
+        "1 line that is no JSON object and was left out, at line 4",
     ]
 
 
@@ -51,6 +51,20 @@ def test_an_archive_that_is_cut_off(tmp_path: Path) -> None:
 
     assert 50 < len(records) < 300
     assert any("cut off" in line for line in troubles)
+
+
+def test_an_archived_state_that_is_cut_off(tmp_path: Path) -> None:
+    """Is read up to there, though it is read in large pieces; the damage is told once."""
+    packed = gzip.compress(write_trainer_state(tmp_path / "whole", rows()).read_bytes())
+    path = tmp_path / "trainer_state.json"
+    path.write_bytes(packed[: len(packed) // 2])
+
+    records, troubles = read(trainer_state, path)
+
+    assert 50 < len(records) < 300
+    assert len(troubles) == 2
+    assert troubles[0].startswith("1 archive that is damaged or cut off (")
+    assert troubles[1].startswith("1 file that is cut off or damaged")
 
 
 @pytest.mark.parametrize(

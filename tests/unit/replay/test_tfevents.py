@@ -51,6 +51,19 @@ def test_scalars_of_a_step_come_together(tmp_path: Path) -> None:
     assert troubles == []
 
 
+def test_the_time_of_a_step_is_that_of_its_first_event(tmp_path: Path) -> None:
+    """What is logged of it later is of no other time."""
+    later = bytearray(scalar_event(3, "lr", 0.5))
+    later[1:9] = pack("<d", 2e9)
+    path = events(
+        tmp_path / "events", tf_record(scalar_event(3, "loss", 2.0)), tf_record(bytes(later))
+    )
+
+    assert read(scalars, path)[0] == [
+        {"_step": 3, "_timestamp": 1e9 + 3, "loss": 2.0, "lr": 0.5},
+    ]
+
+
 def test_a_damaged_event_is_left_out(tmp_path: Path) -> None:
     """One flipped bit in its value, and the events behind it are still read."""
     damaged = bytearray(tf_record(scalar_event(2, "loss", 2.0)))
@@ -61,7 +74,7 @@ def test_a_damaged_event_is_left_out(tmp_path: Path) -> None:
     records, troubles = read(scalars, path)
 
     assert [record["_step"] for record in records] == [1, 3]
-    assert troubles == ["1 events that are damaged and were left out"]
+    assert troubles == ["1 event that is damaged and was left out"]
 
 
 def test_a_damaged_length_ends_the_file(tmp_path: Path) -> None:

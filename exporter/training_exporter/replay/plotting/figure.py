@@ -69,7 +69,8 @@ def save(path: Path, playback: Playback, sketch: Sketch, run: str) -> None:
     """Draw a run that was played, and write it whole or not at all.
 
     Args:
-        path: the file; how it ends says in which format.
+        path: the file; how it ends says in which format. Where it is a link, what that leads to
+            is written.
         playback: the run.
         sketch: its curves.
         run: its name.
@@ -85,7 +86,9 @@ def save(path: Path, playback: Playback, sketch: Sketch, run: str) -> None:
         warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font has not
         figure = draw(playback, sketch, run)
         figure.savefig(content, format=suffix[1:], dpi=_DPI, metadata=about)
-    write_whole(path, content.getvalue(), draft=path.with_name(f".{path.name}.{os.getpid()}"))
+    target = path.resolve()
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    write_whole(target, content.getvalue(), draft=draft)
 
 
 def draw(playback: Playback, sketch: Sketch, run: str) -> Figure:
