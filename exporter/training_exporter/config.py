@@ -17,6 +17,8 @@ DETECTORS_VARIABLE = f"{ENV_PREFIX}DETECTORS"
 PROFILE_NAMES = ("robust", "textbook")
 RANK_POLICIES = ("all", "local_zero", "zero")
 LAYER_GROUPINGS = ("auto", "block", "module", "parameter")
+_ARGUMENTS = ("registry", "sinks", "clock")
+"""What `TrainingExporter` takes beside the settings, and somebody may have wanted to write."""
 
 _FLAGS = (
     "serve", "strict", "gpu_metrics", "gpu_pcie", "forensics", "forensics_hooks", "resume_state",
@@ -182,14 +184,16 @@ class ExporterConfig:
             ValueError: a value that cannot be read, naming the variable and what it can be.
             TypeError: an unknown keyword.
         """
-        unknown = set(settings) - set(_READERS)
+        unknown = sorted(set(settings) - set(_READERS))
         if unknown:
-            valid = ", ".join(_READERS)
-            raise TypeError(f"unknown setting {', '.join(sorted(unknown))}; known are {valid}")
+            known = {name: name for name in (*_READERS, *_ARGUMENTS) if name not in unknown}
+            hints = [f"unknown setting {name}; {_meant(name, known)}" for name in unknown]
+            raise TypeError("; ".join(hints))
         variables = {name: f"{ENV_PREFIX}{name.upper()}" for name in _READERS}
         for variable in environ:
             if variable.startswith(ENV_PREFIX) and variable not in variables.values():
-                logger.warning("unknown variable %s; %s", variable, _meant(variable, variables))
+                wanted = variable.removeprefix(ENV_PREFIX).lower()
+                logger.warning("unknown variable %s; %s", variable, _meant(wanted, variables))
         for name, variable in variables.items():
             text = environ.get(variable)
             if text and name not in settings:  # an empty one is how compose files say "not set"
@@ -198,15 +202,19 @@ class ExporterConfig:
         return cls(**settings)
 
 
-def _meant(variable: str, variables: Mapping[str, str]) -> str:
-    """What somebody may have wanted to write."""
+def _meant(wanted: str, known: Mapping[str, str]) -> str:
+    """What somebody may have wanted to write.
+
+    Args:
+        wanted: what he has written.
+        known: by name of a setting, how it is written there.
+    """
     from difflib import get_close_matches  # next to never needed
 
-    wanted = variable.removeprefix(ENV_PREFIX).lower()
-    close = get_close_matches(wanted, variables, n=1, cutoff=0.7)
+    close = get_close_matches(wanted, known, n=1, cutoff=0.7)
     if close:
-        return f"did you mean {variables[close[0]]}?"
-    return f"known are {', '.join(sorted(variables.values()))}"
+        return f"did you mean {known[close[0]]}?"
+    return f"known are {', '.join(sorted(known.values()))}"
 
 
 def _check(config: type[ExporterConfig], name: str, value: Any, variable: str) -> None:

@@ -13,7 +13,7 @@ from training_exporter.monitor import TrainingMonitor
 from training_exporter.sinks.feed import SinkFeed
 from training_exporter.status import StatusBoard
 from training_exporter.summary.making import RunSummary, summarise
-from training_exporter.summary.text import summary_block
+from training_exporter.summary.text import summary_block, summary_rows
 
 logger = logging.getLogger("training_exporter")
 
@@ -62,6 +62,8 @@ class Ending:
             self._told = what
             overhead = self._boundary.health.overhead_seconds
             summary = summarise(status, snapshot, self._board.memory, overhead)
+            rows = tuple(summary_rows(summary))
+            self._board.status = self._board.status._replace(summary=rows)
             if self._sinks is not None:
                 self._sinks.finish(summary)
             if status.rank == 0:

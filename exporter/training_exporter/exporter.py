@@ -65,7 +65,7 @@ class TrainingExporter(RunWatch):
         *,
         detectors: Iterable[Detector] | DetectorOptions | None = None,
         registry: CollectorRegistry | None = None,
-        sinks: Iterable[Sink] = (),
+        sinks: Iterable[Sink] | None = None,
         clock: Callable[[], float] = time,
         **settings: Any,
     ) -> None:
@@ -167,6 +167,8 @@ class TrainingExporter(RunWatch):
         self.finish(error)
 
     def finish(self, error: BaseException | None = None) -> None:
+        if isinstance(error, KeyboardInterrupt) and self._was_over_before_ctrl_c:
+            return
         with self.boundary.at(catalog.LIFECYCLE_ERROR):
             loop = self._loop
             if loop is None and error is not None and "torch" in sys.modules:
@@ -177,6 +179,13 @@ class TrainingExporter(RunWatch):
         self._serving.tell_end()
         if self._sinks is not None:
             self._sinks.wait()
+
+    @property
+    def _was_over_before_ctrl_c(self) -> bool:
+        """Whether Ctrl-C only ended the wait for the sinks. A Trainer's `train`, or the block, is
+        then left by it as if the run had been stopped."""
+        over = self.status.state in catalog.FINAL_STATES
+        return over and self._sinks is not None and self._sinks.interrupted
 
     # A training loop written by hand
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from training_exporter import catalog
 from training_exporter.boundary import StepBoundary
 from training_exporter.config import ExporterConfig
-from training_exporter.lifecycle.at_exit import do_at_exit
+from training_exporter.lifecycle.at_exit import come_first, do_at_exit
 from training_exporter.lifecycle.last_words import Scrapers, conclude_at_exit, last_error, linger
 from training_exporter.lifecycle.ranks import Placement, first_port, serves, whole_number
 from training_exporter.sinks.feed import SinkFeed
@@ -70,6 +70,8 @@ class Serving:
         self._pusher: Pusher | None = None
         self._target: TargetKeeper | None = None
         self.server: MetricsServer | None = None
+        if sinks is not None:
+            sinks.after_start(come_first)  # else W&B is gone at the end before all is told to it
         self._expect_end()  # here, since a loop that is not served may never call `start`
 
     def start(self) -> None:
@@ -186,6 +188,7 @@ class Serving:
                 if each._pusher is not None:
                     each._pusher.wait()
             SinkFeed.wait_for_all()
+        SinkFeed.give_up_all()
         for each in serving:
             each._withdraw()
 

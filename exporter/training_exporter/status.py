@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from threading import Lock
+from traceback import TracebackException
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from training_exporter.catalog import (
     COMPUTE_PHASES,
+    CRASHED,
     ERROR_PLACES,
     GPU_PHASE,
     OBSERVE_PHASE,
@@ -22,6 +24,9 @@ from training_exporter.catalog import (
 from training_exporter.gpu.readings import AllocatorReading, GpuReadings
 from training_exporter.layers.magnitudes import MagnitudeTotals
 from training_exporter.layers.shown import LayerBoard
+
+MOST_OF_REASON: Final = 200
+"""Characters of what an exception says that are kept."""
 
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 _NO_VALUES: Mapping[str, float] = MappingProxyType({})
@@ -70,6 +75,7 @@ class RunStatus(NamedTuple):
         state: one of catalog.RUN_STATES.
         info: labels of `training_run_info`.
         failure: class of the exception that ended the run, None while none did.
+        reason: the beginning of what that exception says, None if that is nothing.
         logged: the last value of each number the trainer logged.
         nan_filter: whether the trainer's own log hides NaN and Inf; None when that is not known.
         pauses: seconds spent by activity, one of catalog.PAUSES.
@@ -81,6 +87,8 @@ class RunStatus(NamedTuple):
         reports: how many there were.
         restarts: times that the run was started again in another process.
         running_since: Unix time at which the run began to train, or went on after the last pause.
+        summary: the summary as it was told at the end, pairs of a heading and what stands behind
+            it; empty while none was.
     """
 
     run: str
@@ -99,11 +107,17 @@ class RunStatus(NamedTuple):
     last_compute: Mapping[str, float] = _NO_VALUES
     forward: ForwardPasses | None = None
     peak_flops: float | None = None
+    reason: str | None = None
+    summary: tuple[tuple[str, str], ...] = ()
 
     @property
     def labels(self) -> dict[str, str]:
         """The labels of every series."""
         return {"run": self.run, "rank": str(self.rank)}
+
+    def crashed_by(self, error: Exception) -> RunStatus:
+        """The status of the run after an exception has ended it."""
+        return self._replace(state=CRASHED, failure=type(error).__name__, reason=_said_by(error))
 
     def plus_compute(self, seconds: Mapping[str, float]) -> RunStatus:
         """The status after a step in which the device spent seconds by phase. What is under another
@@ -119,6 +133,14 @@ class RunStatus(NamedTuple):
         """
         known = [time for time in (last_step, self.running_since) if time is not None]
         return max(known, default=None)
+
+
+def _said_by(error: Exception) -> str | None:
+    """The first line of what an exception says, as a log, a page and a chat can bear it."""
+    # By way of traceback, which bears an exception whose own text raises.
+    said = str(TracebackException(type(error), error, None, limit=0, lookup_lines=False))
+    line = " ".join(said.strip().partition("\n")[0].split())[:MOST_OF_REASON]
+    return "".join(sign if sign.isprintable() else "?" for sign in line) or None
 
 
 class StatusBoard:

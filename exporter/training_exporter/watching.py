@@ -28,7 +28,7 @@ from training_exporter.lifecycle.recollection import Recollection
 from training_exporter.lifecycle.resume import Resumption
 from training_exporter.monitor import TrainingMonitor
 from training_exporter.signals import Evaluation, StepSignals
-from training_exporter.sinks.feed import SinkFeed
+from training_exporter.sinks.feed import SinkFeed, listed
 from training_exporter.sinks.sink import Sink
 from training_exporter.snapshot import Snapshot
 from training_exporter.status import (
@@ -67,7 +67,7 @@ class RunWatch:
         config: ExporterConfig,
         detectors: Iterable[Detector],
         clock: Callable[[], float],
-        sinks: Iterable[Sink] = (),
+        sinks: Iterable[Sink] | None = None,
     ) -> None:
         self.config = config
         self.monitor = TrainingMonitor(detectors, ema_beta=config.ema_beta)
@@ -84,8 +84,8 @@ class RunWatch:
             guarded=partial(self.boundary.at, catalog.LIFECYCLE_ERROR),
             count_error=partial(self.health.count_error, catalog.LIFECYCLE_ERROR),
         )  # fmt: skip
-        sinks = list(sinks)
-        self._sinks = SinkFeed(sinks, self._board, self.monitor, self.health) if sinks else None
+        told = listed(sinks)
+        self._sinks = SinkFeed(told, self._board, self.monitor, self.health) if told else None
         self._announcer = Announcer(self.monitor, self._sinks)
         self.ending = Ending(self._board, self.monitor, self.boundary, self._sinks)
         self.ending.write_below(config.summary_dir)
@@ -240,6 +240,9 @@ class RunWatch:
                 step = snapshot.signals.step if snapshot.signals else 0
             evaluation = Evaluation(step, self.clock(), clean_text(dataset), loss, metrics)
             self.monitor.observe_evaluation(evaluation)
+            # After the end it belongs to no run, and would start one anew for the sinks.
+            if self._sinks is not None and self.status.state not in catalog.FINAL_STATES:
+                self._sinks.evaluation(evaluation)
             self._announcer.tell_new()
 
     def observe_logged(self, values: Mapping[str, object]) -> None:
@@ -303,6 +306,8 @@ class RunWatch:
     def observe_report(self, note: ReportNote) -> None:
         """Take in that a report on a NaN was made. Never raises."""
         self.status = self.status._replace(report=note, reports=self.status.reports + 1)
+        if self._sinks is not None:
+            self._sinks.report(note)
 
     def count_dropped(self, steps: int, series: int = 0, *, phases: int = 0) -> None:
         """Count steps that went unseen because no device row was free, values that got no series

@@ -6,10 +6,17 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from math import isnan
 from pathlib import Path
+from threading import Thread
+from time import monotonic
 
 import pytest
 import torch
@@ -17,10 +24,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.integration import wandb_files
 from tests.integration.tiny import Rows, make_trainer
+from tests.unit.sinks.recording import Recording
 from training_exporter import TrainingExporter
 from training_exporter.integrations.huggingface import PrometheusCallback
 from training_exporter.lifecycle.summary_file import FILE_NAME
+from training_exporter.replay.playing import Plan, Playback
+from training_exporter.signals import Evaluation
+from training_exporter.sinks import RunInfo
 from training_exporter.sinks.tensorboard import TensorBoardSink
+from training_exporter.status import ReportNote
+from training_exporter.summary.making import RunSummary
 
 NAN_AT = 6
 FOUND = "the loss or the gradient norm is NaN or infinite"
@@ -158,11 +171,106 @@ def test_wandb_without_a_key(tmp_path: Path) -> None:
     assert [row["monitor/step"] for row in rows] == list(range(1, 11))
     assert rows[9]["monitor/loss"] == 0.1
     assert isnan(rows[NAN_AT - 1]["monitor/loss"])
-    assert wandb_files.alerts(file) == [
-        ("non_finite", f"step {NAN_AT}: {FOUND}", "WARN", 300),
-    ]
+    anomaly, (title, text, *_) = wandb_files.alerts(file)
+    assert anomaly == ("non_finite", f"step {NAN_AT}: {FOUND}", "WARN", 300)
+    assert (title, text.split(";")[0]) == ("report on a NaN", f"loss NaN at step {NAN_AT}")
     told = wandb_files.summary(file)["monitor_summary"]
     assert (told["run"], told["state"], told["step"]) == ("tiny", "completed", 10)
+
+
+def test_the_time_of_wandbs_rows(tmp_path: Path) -> None:
+    """Is that of their steps, though they were logged together."""
+    run_with_wandb(
+        tmp_path,
+        "import time\n"
+        "with TrainingExporter(serve=False, sinks=[WandbSink()]) as exporter:\n"
+        "    for _ in range(4):\n"
+        "        exporter.step(loss=1.0)\n"
+        "        time.sleep(0.1)\n",
+    )
+
+    times = [row["_timestamp"] for row in wandb_files.rows(wandb_files.only_run(tmp_path))]
+    assert all(later - earlier > 0.09 for earlier, later in pairwise(times))
+
+
+def test_a_crash_before_the_first_step_in_wandb(tmp_path: Path) -> None:
+    """Leaves a run that failed, and says so in its summary."""
+    run_with_wandb(
+        tmp_path,
+        "try:\n"
+        "    with TrainingExporter(serve=False, sinks=[WandbSink()]):\n"
+        "        raise KeyError\n"
+        "except KeyError:\n"
+        "    pass\n",
+    )
+
+    file = wandb_files.only_run(tmp_path)
+    assert wandb_files.summary(file)["monitor_summary"]["failure"] == "KeyError"
+    assert wandb_files.exit_code(file) == 1
+
+
+def test_ctrl_c_in_wandb(tmp_path: Path) -> None:
+    """Does not look like a success."""
+    run_with_wandb(
+        tmp_path,
+        "try:\n"
+        "    with TrainingExporter(serve=False, sinks=[WandbSink()]) as exporter:\n"
+        "        watch(exporter)\n"
+        "        raise KeyboardInterrupt\n"
+        "except KeyboardInterrupt:\n"
+        "    pass\n",
+    )
+
+    file = wandb_files.only_run(tmp_path)
+    assert wandb_files.summary(file)["monitor_summary"]["state"] == "stopped"
+    assert wandb_files.exit_code(file) == 255
+
+
+def test_a_disabled_wandb(tmp_path: Path) -> None:
+    """Writes nothing, and its run that does nothing is not made the active one."""
+    run_with_wandb(
+        tmp_path,
+        "with TrainingExporter(serve=False, sinks=[WandbSink(init={'mode': 'disabled'})]) as "
+        "exporter:\n"
+        "    tell(exporter)\n"
+        "    assert wandb.run is None\n",
+    )
+
+    assert not list(tmp_path.glob("wandb/*"))
+
+
+EVALUATED = """
+with TrainingExporter(serve=False, sinks=[{sink}]) as exporter:
+    for step in range(1, 41):
+        exporter.step(loss=1.0, grad_norm=5.0, clip_threshold=1.0)
+        if step % 20 == 0:
+            exporter.observe_evaluation({{"loss": 2.0, "f1": 0.5}})
+            exporter.observe_evaluation({{"loss": 3.0}}, dataset="wiki")
+"""
+
+
+@pytest.mark.parametrize(
+    "sink", ["WandbSink()", "TensorBoardSink('wandb')"], ids=["wandb", "tensorboard"]
+)
+def test_replay_of_what_a_sink_wrote(tmp_path: Path, sink: str) -> None:
+    """Finds the steps, the clip threshold and the evaluations of each data set."""
+    run_with_wandb(
+        tmp_path,
+        "from training_exporter.sinks.tensorboard import TensorBoardSink\n"
+        + EVALUATED.format(sink=sink),
+    )
+    playback = Playback(tmp_path / "wandb", Plan())
+    playback.play()
+
+    assert (playback.course.rows, playback.course.evaluations) == (40, 4)
+    snapshot = playback.judges[0].monitor.snapshot
+    assert snapshot.signals is not None
+    assert snapshot.signals.clip_threshold == 1.0
+    evaluations = snapshot.evaluations
+    assert {of: (each.step, each.loss) for of, each in evaluations.items()} == {
+        "eval": (40, 2.0), "wiki": (40, 3.0),
+    }  # fmt: skip
+    assert evaluations["eval"].metrics == {"f1": 0.5}
 
 
 def test_wandb_in_the_users_run(tmp_path: Path) -> None:
@@ -222,19 +330,49 @@ def test_a_wandb_that_could_only_ask(tmp_path: Path) -> None:
     assert len(wandb_files.rows(wandb_files.only_run(tmp_path))) == 10
 
 
+SHORT = """
+with TrainingExporter(serve=False, sinks=[WandbSink()]) as exporter:
+    watch(exporter)
+"""
+
+
 def test_wandb_whose_server_is_away(tmp_path: Path) -> None:
-    """It is given up in bounded time, and the run is offline."""
+    """Even a short run is kept, offline, and no other is left beside it."""
     output = run_with_wandb(
-        tmp_path,
-        "sink.INIT_SECONDS = 2.0\n"
-        "with TrainingExporter(serve=False, sinks=[WandbSink()]) as exporter:\n"
-        "    watch(exporter)\n"
-        "exporter._sinks.wait(60)\n",
-        WANDB_API_KEY="a" * 40,
-        WANDB_BASE_URL="http://127.0.0.1:9",
+        tmp_path, SHORT, WANDB_API_KEY="a" * 40, WANDB_BASE_URL="http://127.0.0.1:9"
     )
 
-    assert "W&B was not reached, so its run is offline" in output
+    assert "W&B was not reached, so its run is offline: http://127.0.0.1:9 cannot be rea" in output
+    file = wandb_files.only_run(tmp_path)
+    assert len(wandb_files.rows(file)) == 10
+    assert wandb_files.summary(file)["monitor_summary"]["state"] == "completed"
+    assert not list(tmp_path.glob("wandb/run-*"))
+
+
+def test_wandb_whose_server_says_nothing(tmp_path: Path) -> None:
+    """Is given up in less time than the end of the run waits."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        begin = monotonic()
+        # W&B's own reports on itself would wait for that server for 10 s.
+        run_with_wandb(
+            tmp_path, SHORT, WANDB_API_KEY="a" * 40, WANDB_BASE_URL=url,
+            WANDB_ERROR_REPORTING="false",
+        )  # fmt: skip
+
+    assert monotonic() - begin < 25  # INIT_SECONDS alone are more
+    assert len(wandb_files.rows(wandb_files.only_run(tmp_path))) == 10
+
+
+def test_a_wandb_key_that_is_none(tmp_path: Path) -> None:
+    """Leaves the run offline, and is said."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        output = run_with_wandb(tmp_path, SHORT, WANDB_API_KEY="short", WANDB_BASE_URL=url)
+        server.shutdown()
+
+    assert "so its run is offline: WANDB_API_KEY invalid" in output
     assert len(wandb_files.rows(wandb_files.only_run(tmp_path))) == 10
 
 
@@ -252,6 +390,22 @@ def test_a_users_run_that_is_over(tmp_path: Path) -> None:
     assert len(wandb_files.rows(wandb_files.only_run(tmp_path))) == 1
 
 
+def test_wandb_of_a_loop_without_a_block(tmp_path: Path) -> None:
+    """Ends after ours has told it all, though its own end was asked for later than ours."""
+    run_with_wandb(
+        tmp_path,
+        "import time\n"
+        "exporter = TrainingExporter(serve=False, sinks=[WandbSink()]).start()\n"
+        "for _ in range(20):\n"
+        "    exporter.step(loss=1.0)\n"
+        "    time.sleep(0.2)\n",
+    )
+
+    file = wandb_files.only_run(tmp_path)
+    assert len(wandb_files.rows(file)) == 20
+    assert wandb_files.summary(file)["monitor_summary"]["state"] == "stopped"
+
+
 WHOLE_SCRIPT = """
 import gc, sys
 from training_exporter import TrainingExporter
@@ -262,7 +416,8 @@ class Printing(Sink):
         print("started", file=sys.stderr)
 
     def finish(self, summary):
-        print("told", summary.state, summary.failure, summary.steps, file=sys.stderr, flush=True)
+        # In one go: the log writes to the same place.
+        sys.stderr.write(f"told {{summary.state}} {{summary.failure}} {{summary.steps}}\\n")
 
 exporter = TrainingExporter(port=0, serve={serve}, sinks=[Printing()]).start()
 for _ in range(3):
@@ -343,3 +498,91 @@ def test_the_summary_of_a_trainers_crash(tmp_path: Path) -> None:
 
     told = json.loads((tmp_path / "tiny-run" / FILE_NAME).read_text())
     assert (told["state"], told["failure"], told["step"]) == ("crashed", "RuntimeError", 2)
+
+
+def test_evaluations_and_reports_of_a_run() -> None:
+    """In their order among the steps. An evaluation after the end belongs to no run, and does not
+    start one."""
+    sink = Recording()
+    note = ReportNote("loss", "loss NaN at step 2", None, True)
+    with TrainingExporter(serve=False, run="tiny", sinks=[sink]) as exporter:
+        exporter.observe_evaluation({"loss": 3.0})
+        exporter.step(loss=1.0)
+        exporter.observe_evaluation({"loss": 2.5, "accuracy": 0.5}, dataset="wiki")
+        exporter.observe_report(note)
+    exporter.observe_evaluation({"loss": 2.0})
+    assert exporter._sinks is not None
+    exporter._sinks.wait()
+
+    start, first, step, second, told, end = sink.told
+    assert isinstance(start, RunInfo)
+    assert isinstance(first, Evaluation)
+    assert (first.step, first.loss, step) == (0, 3.0, 1)
+    assert isinstance(second, Evaluation)
+    assert (second.step, second.dataset, second.loss) == (1, "wiki", 2.5)
+    assert second.metrics == {"accuracy": 0.5}
+    assert told == note
+    assert isinstance(end, RunSummary)
+    assert exporter.health.errors["evaluation"] == 0
+
+
+HANGING = """
+import sys, time
+from training_exporter import TrainingExporter
+from training_exporter.sinks import Sink
+
+class Hanging(Sink):
+    name = "hanging"
+
+    def finish(self, summary):
+        sys.stderr.write(f"told {summary.state}\\n")  # in one go, beside a log
+        time.sleep(60)
+"""
+
+
+def pressing_ctrl_c(script: str) -> tuple[int, str, float]:
+    """A script's exit code, what it said, and how long it took after Ctrl-C, which it gets when it
+    says that it waits for its sink."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING + script], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = ""
+    while "waiting up to 5 s for the sink hanging" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    pressed = monotonic()
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=60)[1]
+    return process.returncode, said, monotonic() - pressed
+
+
+@pytest.mark.parametrize("inside", ["pass", "exporter.finish()"])
+def test_ctrl_c_after_the_end_of_a_run(inside: str) -> None:
+    """Ends all waiting for a sink, and the script, as it does elsewhere. The run has completed all
+    the same, and what was not delivered is said."""
+    code, said, seconds = pressing_ctrl_c(
+        "with TrainingExporter(serve=False, sinks=[Hanging()]) as exporter:\n"
+        "    exporter.step(loss=1.0)\n"
+        f"    {inside}\n"
+        "print('the script goes on', file=sys.stderr)\n"
+    )
+
+    assert code == -signal.SIGINT
+    assert "the script goes on" not in said
+    assert said.count("told ") == said.count("told completed") == 1
+    assert "gave up on the sink hanging: 1 message not delivered" in said
+    assert seconds < 4
+
+
+def test_ctrl_c_at_the_end_of_the_process() -> None:
+    """Only ends the waiting, as there is nothing else to interrupt."""
+    code, said, seconds = pressing_ctrl_c(
+        "exporter = TrainingExporter(serve=False, sinks=[Hanging()])\nexporter.step(loss=1.0)\n"
+    )
+
+    assert code == 0
+    assert "Traceback" not in said
+    assert "gave up on the sink hanging: 1 message not delivered" in said
+    assert seconds < 4

@@ -27,7 +27,7 @@ def chat() -> Iterator[ChatServer]:
 
 @pytest.mark.parametrize("service", ["slack", "discord"])
 def test_a_run_is_told_to_a_chat(chat: ChatServer, service: str) -> None:
-    """That it started, its anomaly, and how it ended with its summary."""
+    """That it started, its anomaly with the report on it, and how it ended with its summary."""
     url = {"slack": chat.slack_url, "discord": chat.discord_url}[service]
     sink = WebhookSink(url, kind=service)
 
@@ -39,11 +39,24 @@ def test_a_run_is_told_to_a_chat(chat: ChatServer, service: str) -> None:
     assert titles == [
         "run tiny has started",
         "non_finite at step 11 of run tiny",
+        "report on a NaN or Inf in run tiny",
         "run tiny completed at step 20",
     ]
+    assert chat.messages[2].text.startswith("loss NaN at step 11; likely cause: ")
     assert "anomalies: non_finite 1 (at step 11)" in chat.messages[-1].text
     assert chat.refused == []
     assert exporter.health.errors["sink"] == 0
+
+
+def test_a_run_that_goes_on_says_from_where(chat: ChatServer) -> None:
+    """After a checkpoint its first step has a higher number."""
+    with TrainingExporter(
+        serve=False, run="tiny", sinks=[WebhookSink(chat.slack_url, kind="slack")]
+    ) as exporter:
+        for step in (61, 62):
+            exporter.step(loss=2.0, step=step)
+
+    assert chat.messages[0].title == "run tiny has started at step 61"
 
 
 def test_a_server_that_is_in_a_hurry_is_obeyed(chat: ChatServer) -> None:
@@ -95,11 +108,13 @@ def answering() -> Iterator[Callable[..., str]]:
     """Starts a server that answers always the same, and gives its URL."""
     with ExitStack() as servers:
 
-        def start(status: int, **headers: str) -> str:
+        def start(
+            status: int, *, path: str = "/hook/secret", says: str = "I know no {}", **headers: str
+        ) -> str:
             class Handler(BaseHTTPRequestHandler):
                 def do_POST(self) -> None:
                     self.rfile.read(int(self.headers["Content-Length"]))
-                    body = f"I know no {self.path}".encode()
+                    body = says.format(self.path).encode()
                     self.send_response(status)
                     for name, value in headers.items():
                         self.send_header(name.replace("_", "-"), value)
@@ -115,7 +130,7 @@ def answering() -> Iterator[Callable[..., str]]:
             thread.start()
             servers.callback(thread.join)
             servers.callback(server.shutdown)
-            return f"http://127.0.0.1:{server.server_port}/hook/secret"
+            return f"http://127.0.0.1:{server.server_port}{path}"
 
         yield start
 
@@ -128,6 +143,30 @@ def test_a_server_that_repeats_the_url_does_not_get_it_logged(
         deliver(answering(400), BODY, lambda seconds: None)
 
     assert str(caught.value) == "the server refused: HTTP 400: I know no /..."
+
+
+@pytest.mark.parametrize(
+    ("path", "says", "shown"),
+    [
+        ("", "no such hook!", "no such hook!"),
+        ("/", "no such hook!", "no such hook!"),
+        ("/o", "no hook {} or o", "no hook /... or ..."),
+        ("/s3cret", "no s3cret, {}!", "no ..., /...!"),
+        ("?key=s3cret", "no {}", "no /..."),
+        ("/hook/s3cret", f"{'x' * 195}{{}}", f"{'x' * 195}/..."),
+        ("/hook/s3cret", "nohook/s3crets", "no...s"),
+    ],
+)
+def test_what_a_server_says_is_quoted_without_the_secret(
+    answering: Callable[..., str], path: str, says: str, shown: str
+) -> None:
+    """However short that is, and wherever the quotation is cut; the rest can be read."""
+    url = answering(404, path=path, says=says)
+
+    with pytest.raises(RefusedError) as caught:
+        deliver(url, BODY, lambda seconds: None)
+
+    assert str(caught.value) == f"the server refused: HTTP 404: {shown}"
 
 
 def test_a_longer_time_that_is_asked_for_is_given(answering: Callable[..., str]) -> None:

@@ -64,3 +64,9 @@ def summary(file: Path) -> dict[str, Any]:
         for item in record.summary.update:
             values["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
     return values
+
+
+def exit_code(file: Path) -> int:
+    """What the run ended with."""
+    (code,) = [m.exit.exit_code for m in messages(file) if m.HasField("exit")]
+    return int(code)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training_exporter import ExporterConfig
+from training_exporter import ExporterConfig, TrainingExporter
 
 
 def test_defaults_are_valid() -> None:
@@ -135,6 +135,29 @@ def test_an_unknown_variable_is_warned_about(logs: pytest.LogCaptureFixture) -> 
 
     assert "TRAINING_EXPORTER_PROT; did you mean TRAINING_EXPORTER_PORT?" in logs.text
     assert "TRAINING_EXPORTER_HAIR; known are TRAINING_EXPORTER_ADDRESS, " in logs.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("sink", "did you mean sinks?"),
+        ("detector", "did you mean detectors?"),
+        ("prot", "did you mean port?"),
+        ("hair", "known are address, blackbox_dir, clock, "),
+    ],
+)
+def test_an_unknown_setting(setting: str, meant: str) -> None:
+    """Is refused with what was meant, or all that there is, arguments beside settings included."""
+    with pytest.raises(TypeError) as caught:
+        TrainingExporter(**{setting: []})
+
+    assert str(caught.value).startswith(f"unknown setting {setting}; {meant}")
+
+
+def test_what_is_no_setting_is_not_meant_by_itself() -> None:
+    """Sinks are for the exporter, not for its settings."""
+    with pytest.raises(TypeError, match="unknown setting sinks; known are"):
+        ExporterConfig.from_environ({}, sinks=[])
 
 
 def test_an_empty_variable_is_not_set() -> None:

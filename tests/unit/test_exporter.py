@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from training_exporter import ExporterConfig, StepSignals, TrainingExporter
 from training_exporter.detectors.base import HEALTHY, Verdict
+from training_exporter.sinks import Sink
 
 RUN = {"run": "training", "rank": "0"}
 
@@ -443,9 +444,9 @@ def test_sums_never_fall_and_never_are_nan(exporter: TrainingExporter) -> None:
     assert (totals.tokens, totals.samples, totals.data_wait_seconds) == (5.0, 1.0, 0.5)
 
 
-def test_an_unknown_setting_names_the_known_ones() -> None:
+def test_an_unknown_setting_names_what_was_meant() -> None:
     """A typing error in the script is told as plainly as one in the environment."""
-    with pytest.raises(TypeError, match="unknown setting prot; known are run, rank"):
+    with pytest.raises(TypeError, match=r"unknown setting prot; did you mean port\?"):
         TrainingExporter(prot=1)
 
 
@@ -475,3 +476,15 @@ def test_closing_may_wait_for_the_next_scrape() -> None:
     assert port is not None
     assert exporter.port is None
     assert 0.5 <= monotonic() - began < 3.0
+
+
+@pytest.mark.parametrize("sinks", ["wandb", Sink(), 5])
+def test_sinks_that_are_no_list(sinks: Any) -> None:
+    """One alone is an easy mistake, and is told as what it is."""
+    with pytest.raises(TypeError, match="sinks must be a list such as"):
+        TrainingExporter(sinks=sinks)
+
+
+def test_no_sinks() -> None:
+    """None is what a script has that was given none."""
+    assert TrainingExporter(serve=False, sinks=None)._sinks is None

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 _registered_in: int | None = None
+_registered: Callable[[], None] | None = None
 
 
 def do_at_exit(last_words: Callable[[], None]) -> None:
@@ -16,7 +17,7 @@ def do_at_exit(last_words: Callable[[], None]) -> None:
 
     It is for one thing in a process, the last words of all exporters.
     """
-    global _registered_in
+    global _registered, _registered_in
     process = os.getpid()
     if _registered_in == process:  # a forked child inherits it, and may have an exporter of its own
         return
@@ -29,7 +30,15 @@ def do_at_exit(last_words: Callable[[], None]) -> None:
             said.append(True)
             last_words()
 
+    _registered = at_exit
     atexit.register(at_exit)
     multiprocessing = sys.modules.get("multiprocessing.util")
     if multiprocessing is not None:  # whose forked children end without what atexit knows
         multiprocessing.Finalize(None, at_exit, exitpriority=0)
+
+
+def come_first() -> None:
+    """Have it done before what others have asked for since, as whoever came last comes first."""
+    if _registered is not None:
+        atexit.unregister(_registered)
+        atexit.register(_registered)

@@ -30,12 +30,11 @@ def conclude(board: StatusBoard, monitor: TrainingMonitor, error: BaseException 
     """Move a run to its final state: completed without an error, stopped by Ctrl-C or sys.exit,
     else crashed."""
     if isinstance(error, Exception):
-        failure = type(error).__name__
-        board.status = board.status._replace(state=catalog.CRASHED, failure=failure)
+        board.status = board.status.crashed_by(error)
     else:
         monitor.end()  # what went on ends with a run that did not die of it
         state = catalog.COMPLETED if error is None else catalog.STOPPED
-        board.status = board.status._replace(state=state, failure=None)
+        board.status = board.status._replace(state=state, failure=None, reason=None)
     board.after_end()
 
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from email.message import Message as Headers
 from http.client import HTTPException
 from typing import IO, Final
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from training_exporter._version import __version__
@@ -20,6 +22,11 @@ BACK_OFF: Final = (1.0, 4.0, 15.0)
 MOST_PATIENCE: Final = 120.0
 """Seconds that a server may ask to be left alone; one that asks for more is given up."""
 MAX_REASON: Final = 200
+LONG_SECRET: Final = 8
+"""A shorter one may well be a part of other words."""
+
+_MOST_READ: Final = 4096
+"""Bytes of an answer; far more than are shown, so that the secret is cut in none of these."""
 
 _TOO_MANY: Final = 429
 _SERVER_ERROR: Final = 500
@@ -86,9 +93,20 @@ def _said(error: HTTPError, url: str) -> str:
     """What the server says of it, as far as that comes, without the secret."""
     said = ""
     with suppress(OSError, HTTPException):
-        said = " ".join(error.read(MAX_REASON).decode(errors="replace").split())
-    path = url.split("/", 3)[-1]
-    return f": {said.replace(path, '...')}" if said else ""
+        said = error.read(_MOST_READ).decode(errors="replace")
+    said = " ".join(_masked(said, url).split())[:MAX_REASON]
+    return f": {said}" if said else ""
+
+
+def _masked(said: str, url: str) -> str:
+    """The text without what of the URL comes after the host."""
+    after_host = urlsplit(url)._replace(scheme="", netloc="", fragment="").geturl()
+    secret = after_host.lstrip("/")
+    if not secret:
+        return said
+    if len(secret) >= LONG_SECRET:
+        return said.replace(secret, "...")
+    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "...", said)
 
 
 def _retry_after(headers: Headers) -> float:

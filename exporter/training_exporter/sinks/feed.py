@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -15,15 +16,19 @@ from weakref import WeakSet
 from training_exporter.catalog import SINK_ERROR
 from training_exporter.layers.histograms import RawHistograms
 from training_exporter.monitor import TrainingMonitor
-from training_exporter.signals import StepSignals
+from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.sinks.sink import RunInfo, Sink
 from training_exporter.sinks.worker import Worker
 from training_exporter.snapshot import Anomaly
-from training_exporter.status import ExporterHealth, StatusBoard
+from training_exporter.status import ExporterHealth, ReportNote, StatusBoard
 from training_exporter.summary.making import RunSummary
+
+logger = logging.getLogger("training_exporter")
 
 END_SECONDS: Final = 5.0
 """Sinks hold up the end of a run for no longer, and that of the process for as long once more."""
+QUIET_SECONDS: Final = 1.0
+"""Who waits for longer is told for what."""
 POLL_SECONDS: Final = 0.01
 
 
@@ -34,6 +39,9 @@ class SinkFeed:
         sinks: who is told.
         board, monitor: of the run.
         health: where trouble is counted.
+
+    Attributes:
+        interrupted: whether the last wait for the end of the run was ended by Ctrl-C.
 
     Raises:
         ValueError: two sinks of one name, or a name that is no label.
@@ -55,8 +63,14 @@ class SinkFeed:
         self._all = tuple(Worker(sink, run, monitor, on_error) for sink in sinks)
         self._told: tuple[Worker, ...] = ()
         self._started = False
+        self.interrupted = False
         health.sink_drops = self.dropped
         _feeds.add(self)
+
+    def after_start(self, call: Callable[[], object]) -> None:
+        """Have something called, on the thread of a sink, whenever that has begun."""
+        for worker in self._all:
+            worker.after_start = call
 
     def start(self) -> None:
         """Begin to tell, on rank 0 alone.
@@ -90,13 +104,25 @@ class SinkFeed:
         for worker in self._told:
             worker.histograms(found)
 
+    def evaluation(self, results: Evaluation) -> None:
+        """An evaluation ended. One before the first step waits for it: alone it is no run."""
+        if self._board.status.rank == 0:
+            for worker in self._all:
+                worker.step(results)
+
     def anomaly(self, anomaly: Anomaly) -> None:
         """An anomaly began."""
         for worker in self._told:
             worker.urgent(anomaly)
 
+    def report(self, note: ReportNote) -> None:
+        """A report on a NaN was made."""
+        for worker in self._told:
+            worker.urgent(note)
+
     def finish(self, summary: RunSummary) -> None:
         """The run has ended. Neither locks nor waits; `wait` does that."""
+        self.interrupted = False
         if not self._started:
             with suppress(RuntimeError):  # a process that ends can start no thread any more
                 self.start()
@@ -110,13 +136,32 @@ class SinkFeed:
         self._told, self._started = (), False
 
     def wait(self, seconds: float = END_SECONDS) -> None:
-        """Until all that was told has been taken in, or a bounded time has passed."""
-        _wait(self._is_busy, seconds)
+        """Until all that was told has been taken in, or a bounded time has passed.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        try:
+            _wait(self._busy, seconds)
+        except KeyboardInterrupt:
+            # Who has no patience now has none at the end of the process either. It is passed on,
+            # since the script goes on after a run, and Ctrl-C may have been meant for that: the
+            # next run of a search would begin all the same.
+            self.interrupted = True
+            raise
 
     @staticmethod
     def wait_for_all(seconds: float = END_SECONDS) -> None:
-        """As `wait`, for all feeds of this process."""
-        _wait(lambda: any(feed._is_busy() for feed in list(_feeds)), seconds)
+        """As `wait`, for all feeds of this process whose end was not interrupted."""
+        feeds = [feed for feed in list(_feeds) if not feed.interrupted]
+        _wait(lambda: [worker for feed in feeds for worker in feed._busy()], seconds)
+
+    @staticmethod
+    def give_up_all() -> None:
+        """The process ends now: say what is lost with it."""
+        for feed in list(_feeds):
+            for worker in feed._busy():
+                _say_what_is_lost(worker)
 
     def dropped(self) -> dict[str, int]:
         """How much found no room so far, by sink."""
@@ -126,19 +171,47 @@ class SinkFeed:
         """In a forked child the threads are not, and the run is its parent's."""
         self._all = self._told = ()
 
-    def _is_busy(self) -> bool:
-        return any(worker.busy for worker in self._all)
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self._all if worker.busy]
 
 
-def _wait(is_busy: Callable[[], bool], seconds: float) -> None:
-    deadline = monotonic() + seconds
-    while is_busy() and monotonic() < deadline:
+def _wait(busy: Callable[[], list[Worker]], seconds: float) -> None:
+    begun, quiet = monotonic(), True
+    while (workers := busy()) and (waited := monotonic() - begun) < seconds:
+        if quiet and waited >= QUIET_SECONDS:
+            quiet = False
+            for worker in workers:
+                logger.info("waiting up to %g s for the sink %s", seconds, worker.sink.name)
         sleep(POLL_SECONDS)
+
+
+def _say_what_is_lost(worker: Worker) -> None:
+    calls = worker.undelivered
+    steps = calls.pop("steps", 0)
+    counts = ((calls.total(), "message"), (steps, "step"))
+    lost = [f"{count:,} {what}{'s' * (count > 1)}" for count, what in counts if count]
+    if lost:
+        logger.warning(
+            "gave up on the sink %s: %s not delivered", worker.sink.name, " and ".join(lost)
+        )
 
 
 def _run_info(board: StatusBoard) -> RunInfo:
     status = board.status
     return RunInfo(status.run, status.rank, status.info)
+
+
+def listed(sinks: Iterable[Sink] | None) -> list[Sink]:
+    """The sinks that somebody gives, of which None is none.
+
+    Raises:
+        TypeError: it is no list.
+    """
+    if sinks is None:
+        return []
+    if isinstance(sinks, str) or not isinstance(sinks, Iterable):
+        raise TypeError(f"sinks must be a list such as [TensorBoardSink('runs')], got {sinks!r}")
+    return list(sinks)
 
 
 def _check(sinks: list[Sink]) -> None:

@@ -8,17 +8,21 @@ https://discord.com/developers/docs/resources/webhook#execute-webhook.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from training_exporter.catalog import COMPLETED, CRASHED, runbook
+from training_exporter.catalog import COMPLETED, CRASHED, NON_FINITE, runbook
+from training_exporter.forensics.text import how_to_explain
 from training_exporter.sinks.sink import RunInfo
 from training_exporter.snapshot import Anomaly
+from training_exporter.status import ReportNote
 from training_exporter.summary.making import RunSummary, plain
 from training_exporter.summary.text import headline, summary_rows
 from training_exporter.values import json_ready
 
 STARTED: Final = "started"
 ANOMALY: Final = "anomaly"
+REPORT: Final = "report"
 FINISHED: Final = "finished"
 
 SLACK: Final = "slack"
@@ -36,7 +40,7 @@ class Message(NamedTuple):
     """Something to say.
 
     Attributes:
-        event: STARTED, ANOMALY or FINISHED.
+        event: STARTED, ANOMALY, REPORT or FINISHED.
         title: one line.
         text: more lines.
         colour: as 0xRRGGBB.
@@ -53,10 +57,12 @@ class Message(NamedTuple):
 
 
 def started(run: RunInfo) -> Message:
-    """A run has begun to step."""
+    """A run has begun to step, or goes on."""
     known = [f"{name}: {value}" for name, value in run.info.items() if name in _TELLING and value]
-    details = {"run": run.run, "rank": run.rank, "info": dict(run.info)}
-    return Message(STARTED, f"run {run.run} has started", "\n".join(known), _NEUTRAL, details)
+    details = {"run": run.run, "rank": run.rank, "step": run.step, "info": dict(run.info)}
+    where = f" at step {run.step:,}" if run.step is not None and run.step > 1 else ""
+    title = f"run {run.run} has started{where}"
+    return Message(STARTED, title, "\n".join(known), _NEUTRAL, details)
 
 
 _TELLING: Final = ("model", "framework", "host", "world_size")
@@ -64,9 +70,6 @@ _TELLING: Final = ("model", "framework", "host", "world_size")
 
 def found(run: RunInfo, anomaly: Anomaly, held_back: int) -> Message:
     """An anomaly began; so many of its kind were not told since the last one that was."""
-    text = anomaly.in_words
-    if held_back:
-        text += f"\n{held_back} more of this kind since the last message"
     details = {
         "run": run.run,
         "rank": run.rank,
@@ -74,8 +77,35 @@ def found(run: RunInfo, anomaly: Anomaly, held_back: int) -> Message:
         "held_back": held_back,
         "runbook": runbook(anomaly.kind),
     }
+    if not isfinite(anomaly.threshold):
+        del details["threshold"]  # there is none
+    text = anomaly.in_words + _held_back(held_back)
     title = f"{anomaly.kind} at step {anomaly.step:,} of run {run.run}"
     return Message(ANOMALY, title, text, _BAD, details, details["runbook"])
+
+
+def reported(run: RunInfo, note: ReportNote, held_back: int) -> Message:
+    """A report on a NaN was made; so many from the same source were not told since the last one
+    that was."""
+    command = None if note.path is None else how_to_explain(note.path)
+    details = {
+        "run": run.run,
+        "rank": run.rank,
+        "source": note.source,
+        "summary": note.summary,
+        "path": note.path,
+        "explain": command,
+        "held_back": held_back,
+        "runbook": runbook(NON_FINITE),
+    }
+    more = "the report could not be written" if command is None else f"for more: {command}"
+    text = f"{note.summary}\n{more}{_held_back(held_back)}"
+    title = f"report on a NaN or Inf in run {run.run}"
+    return Message(REPORT, title, text, _BAD, details, runbook(NON_FINITE))
+
+
+def _held_back(number: int) -> str:
+    return f"\n{number} more of this kind since the last message" if number else ""
 
 
 def finished(summary: RunSummary) -> Message:

@@ -6,16 +6,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from training_exporter.signals import StepSignals
+from training_exporter.signals import Evaluation, StepSignals
 from training_exporter.sinks.sink import Point
 from training_exporter.snapshot import Snapshot
 
 PREFIX: Final = "monitor/"
 """What names of ours begin with where those of others are too."""
 
+_EVAL: Final = "eval"
+"""Name of a trainer's only data set, and what names of an evaluation begin with."""
+
 _ALIKE: Final = (
-    "loss", "grad_norm", "loss_scale", "epoch", "step_seconds", "data_wait_seconds",
-    "memory_allocated_bytes",
+    "loss", "grad_norm", "clip_threshold", "loss_scale", "epoch", "step_seconds",
+    "data_wait_seconds", "memory_allocated_bytes",
 )  # fmt: skip
 """Values of a step that are told as they are."""
 
@@ -29,6 +32,15 @@ def points_of(steps: Sequence[StepSignals], snapshot: Snapshot) -> list[Point]:
         known = {name: value for name, value in averages.items() if value is not None}
         points[-1] = points[-1]._replace(values={**points[-1].values, **known})
     return points
+
+
+def point_of(results: Evaluation) -> Point:
+    """The point of an evaluation, by names that `training-exporter replay` takes for one:
+    `eval_loss`, or `eval_wiki_loss` of the data set "wiki"."""
+    which = _EVAL if results.dataset == _EVAL else f"{_EVAL}_{results.dataset}"
+    loss = {} if results.loss is None else {"loss": results.loss}
+    values = {f"{which}_{name}": value for name, value in {**results.metrics, **loss}.items()}
+    return Point(results.step, results.timestamp, values)
 
 
 def _values(step: StepSignals) -> Iterator[tuple[str, float]]:

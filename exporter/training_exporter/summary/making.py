@@ -38,13 +38,15 @@ class RunSummary(NamedTuple):
     """A run at its end. A field is None, and a mapping has no entry, where nothing is known.
 
     Attributes:
-        run, rank, state, failure: as in RunStatus.
+        run, rank, state, failure, reason: as in RunStatus.
         step: number of the last step.
         steps: steps that were taken, in this process and in those before it that it counts on from.
+        steps_in_weights: steps that went into the weights, those before a checkpoint among them.
         loss: that of the last step, NaN included.
         loss_ema: average of the finite losses at the end.
         best: the lowest loss of a step.
         eval_loss: by data set, that of its last evaluation.
+        eval_metrics: by data set, the other results of its last evaluation.
         tokens, samples: what this process trained on.
         tokens_per_second, samples_per_second: over all the time of training and waiting for data.
         seconds: wall time by what the process did, TIMES.
@@ -79,6 +81,9 @@ class RunSummary(NamedTuple):
     clip_ratio: float | None = None
     peak_memory_bytes: Mapping[str, float] = {}
     overhead_seconds: Mapping[str, float] = {}
+    reason: str | None = None
+    steps_in_weights: float | None = None
+    eval_metrics: Mapping[str, Mapping[str, float]] = {}
 
     @property
     def total_seconds(self) -> float:
@@ -141,6 +146,13 @@ def summarise(
             if reading.allocated_peak_bytes is not None
         },
         overhead_seconds=dict(overhead or {}),
+        reason=status.reason if status.failure else None,  # a run may go on after it crashed
+        steps_in_weights=snapshot.run.steps,
+        eval_metrics={
+            name: dict(evaluation.metrics)
+            for name, evaluation in snapshot.evaluations.items()
+            if evaluation.metrics
+        },
     )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from training_exporter.catalog import GRAD_NORM, LOSS
@@ -12,12 +12,18 @@ from training_exporter.wording import count, duration, number, share
 
 MOST_STEPS: Final = 8
 """Steps of one kind of anomaly that are named."""
+MOST_METRICS: Final = 4
+"""Metrics of one evaluation that are named; all are in the file."""
+ANOMALIES: Final = "anomalies"
 
 _NEXT_TO_NOTHING: Final = 0.0005
 _SMALL_PERCENT: Final = 10.0
 _SHORT_RUN_SECONDS: Final = 60.0
 """Of a shorter run, what comes once, such as opening files, would pass for the cost of a step."""
 _SIGNALS: Final = {LOSS: "loss", GRAD_NORM: "gradient norm"}
+
+_SPEEDS: Final = ("runtime", "_time", "_per_second")
+"""How the names of those end by which the Trainer says how fast an evaluation was."""
 
 _PLAIN: Final = str.maketrans(
     {"\N{EN DASH}": "-", "\N{MINUS SIGN}": "-", "\N{NARROW NO-BREAK SPACE}": " "}
@@ -45,13 +51,15 @@ def headline(summary: RunSummary) -> str:
 
 
 def _rows(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    yield "error", summary.reason or ""
     yield "loss", _loss(summary)
     yield "evaluation loss", _evaluation(summary)
+    yield "evaluation", _metrics(summary)
     yield "steps", _steps(summary)
     yield "trained on", _amounts(summary)
     yield "time", _time(summary)
     yield "throughput", _throughput(summary)
-    yield "anomalies", _anomalies(summary)
+    yield ANOMALIES, _anomalies(summary)
     yield "clipped", _clipped(summary)
     yield "peak memory", _memory(summary)
     yield "this exporter", _overhead(summary)
@@ -72,13 +80,38 @@ def _evaluation(summary: RunSummary) -> str:
     return ", ".join(f"{number(loss)} on {name}" for name, loss in summary.eval_loss.items())
 
 
+def _metrics(summary: RunSummary) -> str:
+    sets = [_results(*each) for each in summary.eval_metrics.items()]
+    return "; ".join(filter(None, sets))
+
+
+def _results(dataset: str, metrics: Mapping[str, float]) -> str:
+    told = [(name, value) for name, value in metrics.items() if not name.endswith(_SPEEDS)]
+    if not told:
+        return ""
+    parts = [f"{name} {number(value)}" for name, value in told[:MOST_METRICS]]
+    more = len(told) - len(parts)
+    return f"{', '.join(parts)}{f' and {more} more' if more else ''} on {dataset}"
+
+
 def _steps(summary: RunSummary) -> str:
-    parts = [count(summary.steps)]
+    parts = [count(summary.steps) + _beside_checkpoint(summary)]
     broken = summary.non_finite_steps.items()
     parts += [f"{count(steps)} with NaN or Inf in the {_SIGNALS[of]}" for of, steps in broken]
     if summary.skipped_steps:
         parts.append(f"{count(summary.skipped_steps)} skipped by the optimiser")
     return ", ".join(parts)
+
+
+def _beside_checkpoint(summary: RunSummary) -> str:
+    """How many there were with those before a checkpoint that the run went on from, or how many of
+    them have not been lost by that."""
+    steps, in_weights = summary.steps, summary.steps_in_weights
+    if in_weights is None or in_weights == steps:
+        return ""
+    if in_weights > steps:
+        return f" since a checkpoint, {count(in_weights)} with those before it"
+    return f", of which {count(in_weights)} are in the weights"
 
 
 def _amounts(summary: RunSummary) -> str:

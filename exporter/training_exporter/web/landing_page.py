@@ -19,8 +19,8 @@ from training_exporter.history import Point
 from training_exporter.layers.shown import LayerView
 from training_exporter.snapshot import Anomaly, Snapshot, meaning
 from training_exporter.status import RunStatus
-from training_exporter.summary.making import RunSummary, summarise
-from training_exporter.summary.text import summary_rows
+from training_exporter.summary.making import summarise
+from training_exporter.summary.text import ANOMALIES, summary_rows
 from training_exporter.web.curves import Curve, Mark, draw
 from training_exporter.web.gpus import gpu_section
 from training_exporter.web.layers import layer_section
@@ -96,7 +96,7 @@ def render(
         _report(status),
         _progress(snapshot, over),
         _standing(status, snapshot, training_thread, now),
-        _summary(summarise(status, snapshot, memory, overhead)) if over else "",
+        _summary(status, snapshot, memory, overhead) if over else "",
         tiles(snapshot, status, now),
         _curves(snapshot),
         layer_section(layers),
@@ -205,13 +205,22 @@ def _report(status: RunStatus) -> str:
     )
 
 
-def _summary(summary: RunSummary) -> str:
-    """The whole of a run that is over."""
-    if summary.step is None:
-        return ""
+def _summary(
+    status: RunStatus,
+    snapshot: Snapshot,
+    memory: tuple[AllocatorReading, ...],
+    overhead: Mapping[str, float] | None,
+) -> str:
+    """The whole of a run that is over, as it was told at its end if it was."""
+    told: Iterable[tuple[str, str]] = status.summary
+    if not told:
+        if snapshot.signals is None:
+            return ""
+        told = summary_rows(summarise(status, snapshot, memory, overhead))
     rows = [
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>'
-        for name, text in summary_rows(summary)
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f"<td>{escape(spoken(text) if name == ANOMALIES else text)}</td></tr>"
+        for name, text in told
     ]
     return (
         '<section class="card summary"><h2>The run as a whole</h2><div class="scroll">'

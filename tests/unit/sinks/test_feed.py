@@ -4,31 +4,36 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 
 import pytest
 
-from tests.unit.sinks.recording import END, SPIKE, Recording, Run
+from tests.unit.sinks.recording import END, NOTE, RESULTS, SPIKE, Recording, Run
 from training_exporter.catalog import SINK_ERROR
 from training_exporter.layers.histograms import LayerHistograms, RawHistograms
-from training_exporter.sinks import RunInfo, Sink, SinkTrouble
-from training_exporter.sinks.worker import MOST_HISTOGRAMS, MOST_URGENT, MOST_WAITING
+from training_exporter.signals import Evaluation
+from training_exporter.sinks import RunInfo, Sink, SinkClosed, SinkTrouble, feed
+from training_exporter.sinks.feed import END_SECONDS, SinkFeed
+from training_exporter.sinks.worker import BATCH_SECONDS, MOST_HISTOGRAMS, MOST_URGENT, MOST_WAITING
 
 INFO = RunInfo("tiny", 0, {"model": "GPT"})
 
 
 def test_everything_in_its_order() -> None:
-    """Start, steps, an anomaly after the steps before it, the end."""
+    """Start, steps, an anomaly, an evaluation and a report after the steps before them, the end."""
     sink = Recording()
     run = Run(sink)
 
     run.step(1, 2, 3)
     run.feed.anomaly(SPIKE)
     run.step(4)
+    run.feed.evaluation(RESULTS)
+    run.step(5)
+    run.feed.report(NOTE)
     run.end()
 
-    assert sink.told == [INFO, 1, 2, 3, SPIKE, 4, END]
+    assert sink.told == [INFO, 1, 2, 3, SPIKE, 4, RESULTS, 5, NOTE, END]
     assert run.feed.dropped() == {"recording": 0}
 
 
@@ -44,15 +49,48 @@ def test_a_run_that_goes_on_starts_anew() -> None:
     run.end()
 
     assert sink.told == [INFO, 1, END, INFO, 2, END, END]
+    assert sink.first_steps == [1, 2]
 
 
 def test_a_crash_before_the_first_step_is_told() -> None:
-    """The thread is there by then, though no step has started it."""
+    """The thread is there by then, though no step has started it; and as any run it has started
+    before it ended."""
     sink = Recording()
+    run = Run(sink)
 
-    Run(sink).end()
+    run.end()
+    run.step(1)
+    run.end()
 
-    assert sink.told == [END]
+    assert sink.told == [INFO, END, INFO, 1, END]
+    assert sink.first_steps == [None, 1]
+
+
+def test_an_evaluation_before_the_first_step_waits_for_it() -> None:
+    """By itself it is no run, and nobody is told that one has started."""
+    sink = Recording()
+    run = Run(sink)
+
+    run.feed.evaluation(RESULTS)
+    run.feed.wait()
+    assert sink.told == []
+    run.step(4)
+    run.end()
+
+    assert sink.told == [INFO, RESULTS, 4, END]
+    assert sink.first_steps == [4]
+
+
+def test_a_report_is_not_kept_waiting() -> None:
+    """As an anomaly is not, while an evaluation comes with the next steps."""
+    sink = Recording()
+    run = Run(sink)
+    run.step(1)
+
+    run.feed.evaluation(RESULTS)
+    run.feed.report(NOTE)
+    run.feed.wait(BATCH_SECONDS / 2)
+    assert sink.told == [INFO, 1, RESULTS, NOTE]
 
 
 def test_steps_that_find_no_room_are_dropped_and_counted(
@@ -94,9 +132,13 @@ def test_anomalies_are_bounded_too() -> None:
     assert run.feed.dropped() == {"recording": 6}  # the end among them
 
 
-def test_a_sink_that_raises_is_retired(logs: pytest.LogCaptureFixture) -> None:
-    """It is logged once with its traceback and counted, and others go on."""
-    bad, good = Recording("bad", raising=ZeroDivisionError("mine")), Recording("good")
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
+def test_a_sink_that_raises_is_retired(
+    error: type[BaseException], logs: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once with its traceback and counted, and others go on. Not even by sys.exit is
+    its thread ended without a word."""
+    bad, good = Recording("bad", raising=error("mine")), Recording("good")
     run = Run(bad, good)
 
     run.step(1)
@@ -108,8 +150,32 @@ def test_a_sink_that_raises_is_retired(logs: pytest.LogCaptureFixture) -> None:
     assert good.told == [INFO, 1, END, INFO, 2, END]
     assert run.health.errors[SINK_ERROR] == 1
     assert [record.levelname for record in logs.records] == ["ERROR"]
-    assert "ZeroDivisionError: mine" in logs.text
+    assert f"as it raised {error.__name__}: mine" in logs.text
+    assert "Traceback" in logs.text
     assert run.feed.dropped() == {"bad": 0, "good": 0}
+
+
+def test_a_sink_may_be_retired_while_more_waits(logs: pytest.LogCaptureFixture) -> None:
+    """What waited is let go of, and the thread ends well."""
+
+    class Revoked(Recording):
+        def evaluation(self, results: Evaluation) -> None:
+            raise SinkClosed("token revoked")
+
+    sink = Revoked()
+    run = Run(sink)
+    for _ in range(3):
+        run.feed.evaluation(RESULTS)
+    run.step(1)
+    run.end()
+
+    (worker,) = run.feed._all
+    assert worker._thread is not None
+    worker._thread.join(10)
+    assert worker.retired
+    assert not worker._waiting
+    assert sink.told == [INFO]
+    assert "Traceback" not in logs.text
 
 
 def test_trouble_is_counted_and_goes_by(logs: pytest.LogCaptureFixture) -> None:
@@ -129,6 +195,33 @@ def test_trouble_is_counted_and_goes_by(logs: pytest.LogCaptureFixture) -> None:
     assert ["nobody there" in record.getMessage() for record in logs.records] == [True]
 
 
+def test_start_is_asked_again_after_trouble(logs: pytest.LogCaptureFixture) -> None:
+    """With the next that there is to tell, and until then nothing else is. Of what is lost
+    meanwhile all that is rare is named, each time."""
+    sink = Recording()
+    sink.refusing = SinkTrouble("nobody there")
+    run = Run(sink)
+
+    run.step(1)
+    run.feed.anomaly(SPIKE)
+    run.step(2)
+    run.feed.report(NOTE)
+    run.end()
+    assert sink.told == []
+    sink.refusing = None
+    run.step(3)
+    run.end()
+
+    assert sink.told == [INFO, 3, END]
+    assert run.health.errors[SINK_ERROR] == 5
+    assert [record.getMessage().partition("nobody there; ")[2] for record in logs.records] == [
+        "more such trouble is only counted, in training_exporter_errors_total",
+        "the anomaly loss_spike at step 3 was not delivered",
+        "the report on a NaN was not delivered",
+        "the end of the run was not delivered",
+    ]
+
+
 def test_a_sink_that_hangs_holds_nobody_up() -> None:
     """Neither a step nor, for longer than it may, the end."""
     sink = Recording()
@@ -146,16 +239,105 @@ def test_a_sink_that_hangs_holds_nobody_up() -> None:
     assert sink.told == [INFO, 1, END]
 
 
+@pytest.fixture
+def hanging() -> Iterator[Run]:
+    """A run with a sink that is in the middle of its first step, with more before it."""
+    sink = Recording()
+    sink.gate.clear()
+    run = Run(sink)
+    run.step(1)
+    run.feed.anomaly(SPIKE)
+    assert sink.arrived.wait(10)
+    run.step(2, 3)
+    run.feed.finish(END)
+    yield run
+    sink.gate.set()
+    run.feed.wait()
+
+
+def test_who_waits_for_a_sink_is_told_so(
+    hanging: Run, logs: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and not before it gets long."""
+    monkeypatch.setattr(feed, "QUIET_SECONDS", 0.1)
+
+    hanging.feed.wait(0.05)
+    assert logs.records == []
+    hanging.feed.wait(0.3)
+
+    (record,) = logs.records
+    assert record.levelname == "INFO"
+    assert record.getMessage() == "waiting up to 0.3 s for the sink recording"
+
+
+def test_what_is_lost_at_the_end_of_the_process_is_said(
+    hanging: Run, logs: pytest.LogCaptureFixture
+) -> None:
+    """How much the sink was not told, be it in the middle of it or not."""
+    SinkFeed.wait_for_all(0.05)
+    SinkFeed.give_up_all()
+
+    (record,) = logs.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == (
+        "gave up on the sink recording: 2 messages and 3 steps not delivered"
+    )
+
+
+def test_what_a_sink_does_not_want_is_not_lost(logs: pytest.LogCaptureFixture) -> None:
+    """One that has no `steps` misses none; one that hangs in `start` misses that."""
+    gate = threading.Event()
+
+    class Chat(Sink):
+        name = "chat"
+
+        def start(self, run: RunInfo) -> None:
+            assert gate.wait(10)
+
+    run = Run(Chat())
+    run.step(1, 2)
+    run.feed.finish(END)
+    SinkFeed.give_up_all()
+    gate.set()
+    run.feed.wait()
+    SinkFeed.give_up_all()
+
+    assert [record.getMessage() for record in logs.records] == [
+        "gave up on the sink chat: 1 message not delivered"
+    ]
+
+
+def test_ctrl_c_ends_the_waiting(hanging: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That at the end of the process too; but it is passed on, as the script would go on."""
+
+    def press(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feed, "sleep", press)
+        with pytest.raises(KeyboardInterrupt):
+            hanging.feed.wait()
+    started = monotonic()
+    SinkFeed.wait_for_all()
+
+    assert monotonic() - started < END_SECONDS / 2
+    hanging.feed.finish(END)
+    assert not hanging.feed.interrupted
+
+
 def test_other_ranks_tell_nobody() -> None:
     """Or a chat would have every message eight times."""
     sink = Recording()
     run = Run(sink, rank=1)
 
     run.step(1)
+    run.feed.evaluation(RESULTS)
     run.feed.anomaly(SPIKE)
+    run.feed.report(NOTE)
     run.end()
 
     assert sink.told == []
+    assert not any(worker._waiting for worker in run.feed._all)
 
 
 def test_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:

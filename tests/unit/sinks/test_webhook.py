@@ -12,10 +12,12 @@ import pytest
 from training_exporter.sinks import RunInfo, SinkTrouble, webhook
 from training_exporter.sinks.webhook import WebhookSink
 from training_exporter.snapshot import Anomaly
+from training_exporter.status import ReportNote
 from training_exporter.summary.making import RunSummary
 
 SECRET = "https://example.org/hook/secret"
 RUN = RunInfo("tiny", 0, {})
+NOTE = ReportNote("loss", "loss NaN at step 7; likely cause: the data", "/runs/r.json", True)
 
 
 def anomaly(kind: str = "loss_spike", step: int = 1) -> Anomaly:
@@ -77,6 +79,33 @@ def test_what_was_not_delivered_does_not_silence_the_next(post: Post) -> None:
     assert len(post.posted) == 1
 
 
+def test_one_report_from_a_source_in_five_minutes(post: Post) -> None:
+    """As with anomalies, with which they do not interfere."""
+    sink = post.sink()
+
+    for now, source in ((0, "loss"), (1, "loss"), (2, "inputs"), (300, "loss")):
+        post.now = now
+        sink.anomaly(anomaly(source, now))
+        sink.report(NOTE._replace(source=source))
+
+    told = [each["report"] for each in post.posted if each["event"] == "report"]
+    assert [(report["source"], report["held_back"]) for report in told] == [
+        ("loss", 0),
+        ("inputs", 0),
+        ("loss", 1),
+    ]
+    assert len(post.posted) == 2 * len(told)
+
+
+def test_an_overflow_that_finds_a_scale_is_no_news(post: Post) -> None:
+    """Mixed precision begins with some, and the log has them as information alone."""
+    sink = post.sink()
+
+    sink.report(NOTE._replace(alarming=False))
+
+    assert post.posted == []
+
+
 def test_start_and_end_can_be_left_out(post: Post) -> None:
     """Some want to hear of trouble only."""
     sink = post.sink(lifecycle=False)
@@ -119,17 +148,33 @@ def test_a_kind_that_is_given_wins() -> None:
     assert sink.name == "chat"
 
 
+def test_a_kind_is_known_in_any_case() -> None:
+    """Slack and Discord write themselves so."""
+    assert WebhookSink(SECRET, kind="Slack").name == "slack"
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({}, "one of url, url_file and url_env"),
-        ({"url": SECRET, "url_env": "HOOK"}, "one of url, url_file and url_env"),
+        ({}, "one of url, url_file and url_env, got none"),
+        ({"url": SECRET, "url_env": "HOOK"}, "url_file and url_env, got url and url_env"),
         ({"url": "example.org/secret"}, "url must hold one address"),
         ({"url": "https://x/secret two"}, "url must hold one address"),
-        ({"url_env": "NOT_SET", "environ": {}}, "the variable NOT_SET must hold one address"),
+        ({"url_env": "NOT_SET", "environ": {}}, "the variable NOT_SET is not set"),
+        ({"url_env": "E", "environ": {"E": ""}}, "the variable E must hold one address"),
+        ({"url": "http:///secret"}, "url must hold an address with a host"),
+        ({"url": "http://a:abc/secret"}, "a port from 1 to 65535"),
+        ({"url": "http://a:70000/secret"}, "a port from 1 to 65535"),
+        ({"url": "http://a:0/secret"}, "a port from 1 to 65535"),
+        ({"url": "http://[abc/secret", "kind": "json"}, "url must hold an address with a host"),
+        ({"url": "http://u:secret@a/x"}, "without a user name and a password"),
         ({"url_file": "/not/there"}, "No such file"),
         ({"url": SECRET, "kind": "teams"}, "one of slack, discord, json, got 'teams'"),
         ({"url": SECRET, "cooldown_seconds": -1}, "0 or more"),
+        ({"url": SECRET, "cooldown_seconds": "5"}, "must be a number, 0 or more, got '5'"),
+        ({"url": SECRET, "cooldown_seconds": None}, "must be a number, 0 or more, got None"),
+        ({"url": SECRET, "cooldown_seconds": True}, "must be a number, 0 or more, got True"),
+        ({"url": SECRET, "lifecycle": "no"}, "lifecycle must be True or False, got 'no'"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], says: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from math import inf, nan
+from types import MappingProxyType
 
 from training_exporter.detectors import robust_detectors
 from training_exporter.gpu.readings import AllocatorReading
@@ -98,6 +99,40 @@ def test_evaluations_and_memory() -> None:
 
     assert summary.eval_loss == {"wiki": 2.5}
     assert summary.peak_memory_bytes == {"0": 8.0}
+
+
+def test_other_results_of_an_evaluation() -> None:
+    """By data set, in the file; one that has none is not there."""
+    snapshot = after(1.0)._replace(
+        evaluations={
+            "wiki": Evaluation(1, 101.0, "wiki", 2.5, MappingProxyType({"f1": 0.5, "bleu": nan})),
+            "qa": Evaluation(1, 101.0, "qa", 3.0),
+        }
+    )
+
+    values = json.loads(summary_json(summarise(STATUS, snapshot)))
+
+    assert values["eval_metrics"] == {"wiki": {"f1": 0.5, "bleu": "NaN"}}
+
+
+def test_steps_before_a_checkpoint() -> None:
+    """What this process took, and what went into the weights."""
+    monitor = TrainingMonitor([])
+    monitor.load_levels({"run": {"steps": 60.0}})
+    monitor.observe(StepSignals(61, 100.0, loss=1.0))
+
+    summary = summarise(STATUS, monitor.snapshot)
+
+    assert (summary.steps, summary.steps_in_weights) == (1.0, 61.0)
+
+
+def test_the_reason_is_that_of_a_failure() -> None:
+    """A run that crashed may go on, and complete."""
+    crashed = STATUS.crashed_by(ValueError("too bad"))
+
+    assert summarise(crashed, after(1.0)).reason == "too bad"
+    went_on = crashed._replace(state="completed", failure=None)
+    assert summarise(went_on, after(1.0)).reason is None
 
 
 def test_json_is_strict() -> None:

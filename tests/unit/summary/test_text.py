@@ -5,7 +5,13 @@ from __future__ import annotations
 
 from training_exporter.snapshot import Best
 from training_exporter.summary.making import KindFound, RunSummary
-from training_exporter.summary.text import MOST_STEPS, headline, summary_block, summary_rows
+from training_exporter.summary.text import (
+    MOST_METRICS,
+    MOST_STEPS,
+    headline,
+    summary_block,
+    summary_rows,
+)
 
 FULL = RunSummary(
     "tiny", 0, "crashed", "OutOfMemoryError", 1200, 1200.0, 2.5, 2.75, Best(2.25, 1100),
@@ -59,3 +65,39 @@ def test_anomalies_of_which_no_step_is_remembered() -> None:
     text = dict(summary_rows(FULL._replace(anomalies=(KindFound("restart", 1, ()),))))
 
     assert text["anomalies"] == "restart 1"
+
+
+def test_a_crash_says_why() -> None:
+    """First of all, below the line that says by what."""
+    rows = summary_rows(FULL._replace(reason="CUDA out of memory"))
+
+    assert rows[0] == ("error", "CUDA out of memory")
+
+
+def test_a_run_that_went_on_from_a_checkpoint() -> None:
+    """Its last step has a higher number than it has taken steps."""
+    resumed = FULL._replace(steps=20.0, steps_in_weights=80.0, non_finite_steps={"loss": 3.0})
+
+    text = dict(summary_rows(resumed._replace(skipped_steps=0.0)))["steps"]
+
+    assert text == "20 since a checkpoint, 80 with those before it, 3 with NaN or Inf in the loss"
+
+
+def test_a_run_that_went_back_to_a_checkpoint() -> None:
+    """In one process, or counting on from the one before: some steps are lost."""
+    back = RunSummary("tiny", 0, "completed", steps=100.0, steps_in_weights=80.0)
+
+    assert dict(summary_rows(back))["steps"] == "100, of which 80 are in the weights"
+    whole = dict(summary_rows(back._replace(steps_in_weights=100.0)))
+    assert whole["steps"] == "100"
+
+
+def test_results_of_evaluations() -> None:
+    """A few of each data set, without those by which the Trainer says how fast it was."""
+    speed = {"runtime": 3.0, "samples_per_second": 9.0, "model_preparation_time": 0.1}
+    many = {f"m{number}": float(number) for number in range(MOST_METRICS + 2)}
+    results = {"wiki": {"f1": 0.5, **speed}, "qa": many, "speed": speed}
+
+    text = dict(summary_rows(FULL._replace(eval_metrics=results)))["evaluation"]
+
+    assert text == "f1 0.5 on wiki; m0 0, m1 1, m2 2, m3 3 and 2 more on qa"

@@ -546,9 +546,23 @@ def test_the_run_as_a_whole_once_it_is_over() -> None:
     assert "The run as a whole" in text
     assert "2 at the end, 2.5 on average (EMA), 2 at best, step 2" in text
     assert "2.25 on wiki" in text
-    assert "loss_spike 2" in text
+    assert "loss spike 2" in text  # as the tables below call it
     assert "20\N{NARROW NO-BREAK SPACE}ms" in text
     assert "The run as a whole" not in Page(render(STATUS, seen, now=NOW)).text
+
+
+def test_the_run_as_a_whole_is_as_it_was_told() -> None:
+    """To log and file: what our own work took goes on a little after that. It is also there for a
+    run that crashed before its first step, which has nothing else to show."""
+    told = (("error", "no such file"), ("anomalies", "loss_spike 2"), ("this exporter", "101 ms"))
+    over = STATUS._replace(state="crashed", summary=told)
+
+    for of in (snapshot(), snapshot(losses=())):
+        text = Page(render(over, of, now=NOW, overhead={"step": 0.105})).text
+        assert "101 ms" in text
+        assert "105" not in text
+        assert "no such file" in text
+        assert "loss spike 2" in text
 
 
 def test_what_a_run_as_a_whole_says_is_escaped() -> None:
