@@ -241,6 +241,8 @@ class StepRecorder:
         if tensor is None:
             return None
         if self._rows is None:
+            if device_rows.capturing_on(tensor.device):
+                return None
             open_rows = self._open_rows or device_rows.open_rows
             self._rows = open_rows(tensor.device, self._slots, _WIDTH)
         if self._rows is None or (tensor.is_cpu and self._rows.device.type != "cpu"):

@@ -75,7 +75,12 @@ class Accelerator:
             event.record()
 
     def capturing(self) -> bool:
-        return self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        return capturing_on(self._device)
+
+
+def capturing_on(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured there, which to allocate anything would break."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class AsyncVectors:

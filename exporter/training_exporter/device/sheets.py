@@ -69,7 +69,11 @@ def take_rows(vectors: Vectors) -> Sheets | None:
 
 
 def capturing(vectors: Vectors) -> bool:
-    """Whether a graph is being captured on one of the devices."""
+    """Whether a graph is being captured on one of the devices, or on the current one while none is
+    known."""
+    if not vectors:
+        cuda: Any = torch.cuda
+        return bool(cuda.is_initialized() and cuda.is_current_stream_capturing())
     return any(of_device is not None and of_device.capturing() for of_device in vectors.values())
 
 

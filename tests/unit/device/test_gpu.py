@@ -139,6 +139,20 @@ def test_a_graph_may_be_captured_around_us() -> None:
     assert [signals.grad_norm for signals in exporter.seen] == [None] * 4
 
 
+def test_a_graph_may_be_captured_before_anything_else() -> None:
+    """The first value ever seen, in a capture, makes no rows, which would break that."""
+    recorder = StepRecorder()
+    source = torch.zeros((), device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorder.add_loss(source * 2)
+    recorder.finish(step=0, timestamp=0.0)
+    recorder.add_loss(source + 1)
+    recorder.finish(step=1, timestamp=0.0)
+
+    assert [signals.loss for signals in recorder.flush()] == [None, 1.0]
+
+
 def test_a_replayed_loss_is_read_at_once() -> None:
     """The loss of a captured step lies in memory that each replay overwrites."""
     recorder = StepRecorder()

@@ -11,6 +11,7 @@ import torch
 
 from tests.sync_audit import SyncAudit
 from tests.unit.device.late_device import LateDevice
+from training_exporter.device import rows
 from training_exporter.device.recorder import StepRecorder
 from training_exporter.device.rows import Accelerator, AsyncRows, open_rows
 
@@ -210,6 +211,21 @@ def test_nothing_is_recorded_or_asked_while_a_graph_is_captured() -> None:
 
     assert during == []
     assert [(s.step, s.grad_norm) for s in signals] == [(1, None), (2, None)]
+
+
+def test_no_rows_are_made_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first value of all comes in a capture: to allocate would break it."""
+    device = LateDevice()
+    recorder = device.recorder()
+    with monkeypatch.context() as captured:
+        captured.setattr(rows, "capturing_on", lambda device: True)
+        recorder.add_loss(torch.tensor(1.0))
+        assert recorder._rows is None
+    recorder.finish(step=1, timestamp=0.0)
+    record(recorder, 2)
+    device.advance()
+
+    assert steps(recorder) == [(1, None), (2, 2.0)]
 
 
 def test_the_host_never_waits_nor_reads_a_device_value() -> None:

@@ -88,12 +88,14 @@ def test_weights_on_the_cpu_and_on_a_gpu_are_read_together() -> None:
     assert norms.gradients == [2.0, 3.0]
 
 
-def test_nothing_is_read_while_a_graph_is_captured() -> None:
-    """The capture goes on unharmed."""
+@pytest.mark.parametrize("passes_before", [0, 1])
+def test_nothing_is_read_while_a_graph_is_captured(passes_before: int) -> None:
+    """The capture goes on unharmed, also where it comes first."""
     model = nn.Linear(8, 8, device="cuda")
     layers = LayerPass(model)
-    layers.before_clipping(1)
-    layers.collect()
+    for step in range(passes_before):
+        layers.before_clipping(step)
+        layers.collect()
     values = torch.ones(8, device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -88,6 +88,23 @@ def test_nothing_is_read_while_a_graph_is_captured(model: nn.Module) -> None:
     assert layers.dropped == 1
 
 
+def test_the_first_pass_is_not_begun_while_a_graph_is_captured(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would make rows, which breaks the capture."""
+    layers = late(device := LateDevice(), model)
+    with monkeypatch.context() as captured:
+        captured.setattr(torch.cuda, "is_initialized", lambda: True)
+        captured.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        layers.before_clipping(1)
+    layers.before_clipping(2)
+    layers.collect()
+    device.advance()
+
+    assert [norms.step for norms in layers.collect()] == [2]
+    assert layers.dropped == 1
+
+
 def test_a_failed_pass_gives_its_row_back(model: nn.Module) -> None:
     """Errors do not use the rows up."""
     layers = late(device := LateDevice(), model, slots=1)
