@@ -53,6 +53,9 @@ TOLERATED = {
 }
 """What else may be told. Losses of 180 for four steps are about where divergence begins: on which
 side they are depends on the machine's arithmetic. And on a slow machine the stall may be over."""
+SLOWER = "TrainingThroughputDrop"
+"""May be told of each: five trainings share this machine with other tests, and a step that must
+wait for them is slower indeed."""
 
 RESOLVED = "RESOLVED"
 NEWER = ("NEWER_PROMETHEUS", "NEWER_ALERTMANAGER")
@@ -113,7 +116,8 @@ def only(watched: Harvest, run: str, alert: str) -> list[Message]:
 @pytest.mark.parametrize("service", SERVICES)
 def test_each_alert_arrives_once_and_no_other(watched: Harvest, run: str, service: str) -> None:
     """With its severity, to both services; nothing is told to be over, nothing vanished."""
-    tolerated = {f"{title} · {run}" for title in TOLERATED.get(run, ())}
+    may_be = {f"WARNING: {SLOWER}", f"RESOLVED: {SLOWER}", *TOLERATED.get(run, ())}
+    tolerated = {f"{title} · {run}" for title in may_be}
     titles = Counter(message.title.split(" ", 1)[1] for message in watched.about(run, service))
     others = {title: number for title, number in titles.items() if title not in tolerated}
 
@@ -130,7 +134,7 @@ def test_nobody_else_is_heard_of(watched: Harvest) -> None:
 
 def test_a_healthy_run_fires_nothing(watched: Harvest) -> None:
     """Not even for a moment: only that it began and that it is complete."""
-    assert watched.fired["healthy"] == {"TrainingStarted", "TrainingCompleted"}
+    assert watched.fired["healthy"] - {SLOWER} == {"TrainingStarted", "TrainingCompleted"}
 
 
 def test_the_nan_silences_the_spike(watched: Harvest) -> None:
