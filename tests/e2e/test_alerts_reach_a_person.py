@@ -48,14 +48,17 @@ EXPECTED = {
 """Run -> its alerts, each with the word that its message begins with."""
 
 TOLERATED = {
-    "explosion": {"CRITICAL: TrainingDivergence", "RESOLVED: TrainingDivergence"},
+    "explosion": {
+        "CRITICAL: TrainingDivergence",
+        "RESOLVED: TrainingDivergence",
+        "WARNING: TrainingThroughputDrop",
+        "RESOLVED: TrainingThroughputDrop",
+    },
     "stall": {"RESOLVED: TrainingStalled"},
 }
 """What else may be told. Losses of 180 for four steps are about where divergence begins: on which
-side they are depends on the machine's arithmetic. And on a slow machine the stall may be over."""
-SLOWER = "TrainingThroughputDrop"
-"""May be told of each: five trainings share this machine with other tests, and a step that must
-wait for them is slower indeed."""
+side they are depends on the machine's arithmetic. Five trainings share the machine, and a step that
+waits for the others is slower indeed. And on a slow machine the stall may be over."""
 
 RESOLVED = "RESOLVED"
 NEWER = ("NEWER_PROMETHEUS", "NEWER_ALERTMANAGER")
@@ -116,8 +119,7 @@ def only(watched: Harvest, run: str, alert: str) -> list[Message]:
 @pytest.mark.parametrize("service", SERVICES)
 def test_each_alert_arrives_once_and_no_other(watched: Harvest, run: str, service: str) -> None:
     """With its severity, to both services; nothing is told to be over, nothing vanished."""
-    may_be = {f"WARNING: {SLOWER}", f"RESOLVED: {SLOWER}", *TOLERATED.get(run, ())}
-    tolerated = {f"{title} · {run}" for title in may_be}
+    tolerated = {f"{title} · {run}" for title in TOLERATED.get(run, ())}
     titles = Counter(message.title.split(" ", 1)[1] for message in watched.about(run, service))
     others = {title: number for title, number in titles.items() if title not in tolerated}
 
@@ -134,7 +136,7 @@ def test_nobody_else_is_heard_of(watched: Harvest) -> None:
 
 def test_a_healthy_run_fires_nothing(watched: Harvest) -> None:
     """Not even for a moment: only that it began and that it is complete."""
-    assert watched.fired["healthy"] - {SLOWER} == {"TrainingStarted", "TrainingCompleted"}
+    assert watched.fired["healthy"] == {"TrainingStarted", "TrainingCompleted"}
 
 
 def test_the_nan_silences_the_spike(watched: Harvest) -> None:

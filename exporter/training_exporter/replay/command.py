@@ -154,21 +154,33 @@ def replay(
             return
         playback = Playback(source, plan)
         require_apart(_outputs(openmetrics, plot), playback.source.paths)
-        sketch = Sketch(playback.judges[0], steps_known=STEP in playback.columns.names)
-        drawn = () if plot is None else (sketch.note,)
-        if openmetrics is None:
-            _play(playback, *drawn)
-        else:
-            begin = None if start is None else parse_start(start)
-            _backfill(playback, openmetrics, name, begin, row_seconds, *drawn)
-        if plot is not None:
-            _draw(playback, sketch, name, plot)
+        _play_and_write(playback, name, openmetrics, plot, start, row_seconds)
     except (ReplayError, OSError) as error:
         fail(str(error))
     if as_json:
         typer.echo(json.dumps(for_program(playback), indent=1))
     else:
         _print(for_person(playback))
+
+
+def _play_and_write(
+    playback: Playback,
+    run: str,
+    openmetrics: Path | None,
+    plot: Path | None,
+    start: str | None,
+    row_seconds: float,
+) -> None:
+    """Judge it, and write what is asked for; raises what `_backfill` and `_draw` raise."""
+    sketch = Sketch(playback.judges[0], steps_known=STEP in playback.columns.names)
+    drawn = () if plot is None else (sketch.note,)
+    if openmetrics is None:
+        _play(playback, *drawn)
+    else:
+        begin = None if start is None else parse_start(start)
+        _backfill(playback, openmetrics, run, begin, row_seconds, *drawn)
+    if plot is not None:
+        _draw(playback, sketch, run, plot)
 
 
 def backtest(
